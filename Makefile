@@ -1,0 +1,30 @@
+# Every target sets up what it needs; a second call finds it done.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow lint clean
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: .venv/installed ## train on generated shapes for minutes, then sample at two levels of detail
+	$(BIN)/python train.py --config configs/quickstart.yaml
+	$(BIN)/python sample.py --n 20 --s 1 --b 1
+	$(BIN)/python sample.py --n 20 --s 0.5 --b 1.3
+
+test: .venv/installed ## the fast tests
+	$(BIN)/pytest
+
+test-slow: .venv/installed ## the slow tests: many resumes, two processes, kills
+	$(BIN)/pytest -m slow
+
+lint: .venv/installed ## style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean: ## remove the set-up
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

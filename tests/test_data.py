@@ -1,0 +1,174 @@
+"""Order, flips, folders and shapes."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from uvit_lit.data import ImageData, Images, TrainBatches, ValidationBatches, load_folder
+from uvit_lit.shapes import CLASSES, draw_shapes
+
+
+def numbered(count):
+    """Images whose pixels are all equal to their index."""
+    pixels = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
+    return Images(pixels, torch.arange(count), [])
+
+
+def indices(batch):
+    return batch["pixels"][:, 0, 0, 0].tolist()
+
+
+@pytest.mark.parametrize(("count", "batch_size", "world_size"), [(10, 4, 1), (12, 3, 2), (5, 7, 3)])
+def test_every_image_appears_once_per_epoch(count, batch_size, world_size):
+    ranks = [
+        TrainBatches(numbered(count), batch_size, seed=1, rank=r, world_size=world_size)
+        for r in range(world_size)
+    ]
+    order = [i for n in range(20) for rank in ranks for i in indices(rank[n])]
+    epochs = [order[k : k + count] for k in range(0, len(order) - count + 1, count)]
+    assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_the_stream_resumes_anywhere():
+    images = numbered(10)
+    whole = iter(TrainBatches(images, 4, seed=3))
+    batches = [next(whole) for _ in range(30)]
+    for start in (0, 1, 13, 29):
+        resumed = next(iter(TrainBatches(images, 4, seed=3, start=start)))
+        for name, value in batches[start].items():
+            assert torch.equal(torch.as_tensor(resumed[name]), torch.as_tensor(value))
+
+
+def test_seeds_differ_between_steps_ranks_and_runs():
+    seeds = {
+        TrainBatches(numbered(8), 2, seed=seed, rank=rank, world_size=2)[n]["seed"]
+        for seed in range(3)
+        for rank in range(2)
+        for n in range(10)
+    }
+    assert len(seeds) == 60
+
+
+def test_half_of_the_images_are_flipped_if_asked():
+    flips = torch.cat([TrainBatches(numbered(8), 8, seed=0)[n]["flip"] for n in range(100)])
+    assert 0.45 < flips.float().mean() < 0.55
+    assert not TrainBatches(numbered(8), 8, seed=0, flip=False)[0]["flip"].any()
+
+
+def test_a_batch_is_mirrored_and_scaled_on_the_device():
+    pixels = torch.tensor([[[[0, 255]]], [[[0, 255]]]], dtype=torch.uint8)
+    batch = {"pixels": pixels, "flip": torch.tensor([False, True]), "label": torch.zeros(2)}
+    image = ImageData("shapes").on_after_batch_transfer(batch, 0)["image"]
+    assert image.flatten(1).tolist() == [[-1, 1], [1, -1]]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_validation_covers_every_image_once(world_size):
+    images = numbered(11)
+    seen = [
+        i
+        for rank in range(world_size)
+        for batch in ValidationBatches(images, 4, seed=0, rank=rank, world_size=world_size)
+        for i in indices(batch)
+    ]
+    assert sorted(seen) == list(range(11))
+
+
+def test_a_folder_is_read_resized_and_cropped(folder, tmp_path):
+    images = load_folder(folder / "train", 16, tmp_path / "cache")
+    assert images.pixels.shape == (24, 3, 16, 16)
+    assert images.class_names == ["cat", "ship"]
+    assert images.labels.tolist() == [0] * 12 + [1] * 12
+
+
+def test_images_of_the_right_size_are_kept_as_they_are(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    (tmp_path / "images").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "images" / "a.png")
+    images = load_folder(tmp_path / "images", 16, tmp_path / "cache")
+    assert np.array_equal(images.pixels[0].permute(1, 2, 0).numpy(), pixels)
+    assert images.class_names == []
+
+
+def test_a_folder_is_decoded_once_and_again_when_it_changes(folder, tmp_path):
+    cache = tmp_path / "cache"
+    first = load_folder(folder / "train", 16, cache)
+    (stored,) = cache.iterdir()
+    time = stored.stat().st_mtime_ns
+    assert torch.equal(load_folder(folder / "train", 16, cache).pixels, first.pixels)
+    assert stored.stat().st_mtime_ns == time
+    (folder / "train" / "cat" / "00.png").unlink()
+    assert len(load_folder(folder / "train", 16, cache).pixels) == 23
+
+
+def test_corrupt_files_are_named_every_time(folder, tmp_path, capsys):
+    (folder / "train" / "cat" / "text.png").write_text("not an image")
+    whole = (folder / "train" / "ship" / "00.png").read_bytes()
+    (folder / "train" / "ship" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    for _ in range(2):
+        images = load_folder(folder / "train", 16, tmp_path / "cache")
+        error = capsys.readouterr().err
+        assert "text.png" in error
+        assert "cut.png" in error
+        assert "2 of 26 files left out" in error
+        assert len(images.pixels) == len(images.labels) == 24
+
+
+@pytest.mark.parametrize("content", [None, "text"])
+def test_a_folder_without_images(tmp_path, content):
+    (tmp_path / "images").mkdir()
+    if content:
+        (tmp_path / "images" / "a.png").write_text(content)
+    with pytest.raises(ValueError, match=r"images below|can be decoded"):
+        load_folder(tmp_path / "images", 16, tmp_path / "cache")
+
+
+def test_loose_images_beside_class_folders_are_refused(folder, tmp_path):
+    (folder / "train" / "cat" / "00.png").rename(folder / "train" / "loose.png")
+    with pytest.raises(ValueError, match=r"loose\.png"):
+        load_folder(folder / "train", 16, tmp_path / "cache")
+
+
+def test_shapes_are_a_function_of_the_seed():
+    one, labels = draw_shapes(40, 32, seed=5)
+    again, _ = draw_shapes(40, 32, seed=5)
+    other, _ = draw_shapes(40, 32, seed=6)
+    assert one.shape == (40, 3, 32, 32)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert labels.bincount().tolist() == [4] * len(CLASSES)
+
+
+def test_shapes_have_low_and_high_frequencies():
+    """Both the lowest and the highest quarter of the spectrum hold more than rounding noise."""
+    images, _ = draw_shapes(200, 32, seed=0)
+    power = torch.fft.fft2(images.float() / 127.5 - 1, norm="ortho").abs().square().mean((0, 1))
+    frequency = torch.fft.fftfreq(32).abs() * 2
+    radius = torch.hypot(frequency[:, None], frequency[None, :])
+    rounding = (2 / 255) ** 2 / 12
+    assert power[(radius > 0) & (radius < 0.25)].mean() > 1.0
+    assert power[(radius > 0.75) & (radius <= 1)].mean() > 100 * rounding
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"name": "mnist"}, "mnist.*cifar10"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"name": "cifar10", "image_size": 64}, "32 pixels"),
+    ],
+)
+def test_wrong_arguments(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        ImageData(**wrong)
+
+
+def test_cifar_without_a_network(tmp_path, monkeypatch):
+    def no_network(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    with pytest.raises(OSError, match=r"--data.name shapes.*--data.name folder"):
+        ImageData("cifar10", root=str(tmp_path)).prepare_data()

@@ -1,0 +1,67 @@
+"""Predictions, loss and guidance."""
+
+import pytest
+import torch
+from torch import nn
+
+from uvit_lit.denoiser import PREDICTIONS, Denoiser, Guided
+
+
+class Recorder(nn.Module):
+    """Backbone that answers with a constant per label and remembers its input."""
+
+    null_class = 2
+
+    def forward(self, x, timesteps, y):
+        self.x, self.timesteps, self.y = x, timesteps, y
+        return torch.zeros_like(x) + y.view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_target_and_x_t_give_back_image_and_noise(prediction):
+    denoiser = Denoiser(nn.Identity(), "vp", prediction)
+    x0, eps = torch.randn(2, 3, 3, 4, 4, dtype=torch.float64)
+    t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    x_t, target = denoiser.add_noise(x0, eps, t), denoiser.target(x0, eps, t)
+    alpha, sigma = (v.view(-1, 1, 1, 1) for v in denoiser.schedule.alpha_sigma(t))
+    recovered = {
+        "eps": (x_t - sigma * target) / alpha,
+        "x0": target,
+        "v": alpha * x_t - sigma * target,
+    }[prediction]
+    torch.testing.assert_close(recovered, x0)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_perfect_prediction_has_no_loss_and_a_wrong_one_its_mean_square(prediction):
+    x0, eps = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    t = torch.tensor([0.3, 0.8])
+    denoiser = Denoiser(nn.Identity(), "vp", prediction)
+    target = denoiser.target(x0, eps, t)
+    denoiser.forward = lambda *_: target
+    assert torch.equal(denoiser.loss(x0, eps, t), torch.zeros(2))
+    denoiser.forward = lambda *_: target + torch.tensor([2.0, 3.0]).view(2, 1, 1, 1)
+    torch.testing.assert_close(denoiser.loss(x0, eps, t), torch.tensor([4.0, 9.0]))
+
+
+def test_the_backbone_sees_scaled_time():
+    backbone = Recorder()
+    Denoiser(backbone)(torch.zeros(1, 1, 2, 2), torch.tensor([0.5]), torch.tensor([0]))
+    assert backbone.timesteps.item() == 499.5
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(0.0, 2.0), (1.0, 1.0), (3.0, -1.0)])
+def test_guidance_is_uncond_plus_scale_times_difference(scale, expected):
+    guided = Guided(Denoiser(Recorder()), scale)
+    output = guided(torch.zeros(2, 1, 2, 2), torch.tensor([0.5, 0.5]), torch.tensor([1, 1]))
+    assert torch.equal(output, torch.full_like(output, expected))
+
+
+def test_unknown_prediction():
+    with pytest.raises(ValueError, match=r"'score'.*eps"):
+        Denoiser(nn.Identity(), prediction="score")
+
+
+def test_a_window_outside_0_to_1_is_named():
+    with pytest.raises(ValueError, match=r"t_range is 0.5,0.2"):
+        Denoiser(Recorder()).set_skips(s=0.5, t_range=(0.5, 0.2))

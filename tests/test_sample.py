@@ -1,0 +1,224 @@
+"""The command that a user types most."""
+
+import json
+import pickle
+import resource
+import subprocess
+import sys
+import time
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, error_line
+from PIL import Image
+
+from sample import main
+
+
+@pytest.fixture
+def sample(trained, tmp_path, capsys):
+    """Run sample.py with few steps; the path that it prints last."""
+
+    def run(*arguments, out=tmp_path / "samples"):
+        main(["--ckpt", str(trained), "--steps", "3", "--out", str(out), *arguments])
+        return out / capsys.readouterr().out.splitlines()[-1].split("/")[-1]
+
+    return run
+
+
+def pixels(path):
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def test_it_writes_a_grid_that_carries_its_parameters(sample):
+    grid = sample("--n", "4", "--s", "0.5", "--b", "1.3", "--cutoff", "0.6", "--t_range", "0.2,1")
+    assert grid.name == "tiny_s0.5_b1.3_seed0.png"
+    inside = json.loads(Image.open(grid).text["parameters"])
+    assert inside == json.loads(grid.with_suffix(".json").read_text())
+    assert inside["seeds"] == [0, 1, 2, 3]
+    assert inside["labels"] == [0, 1, 0, 1]
+    assert inside["training_steps"] == 8
+    assert inside["t_range"] == [0.2, 1.0]
+    (skip, _) = inside["long_skips"]
+    assert (skip["filter"], skip["s"], skip["cutoff"], skip["b"]) == ("step", 0.5, 0.6, 1.3)
+
+
+def test_image_k_does_not_depend_on_the_others(sample, tmp_path):
+    sample("--n", "5", "--seed", "7", "--images", out=tmp_path / "many")
+    sample("--n", "2", "--seed", "9", "--images", "--batch_size", "1", out=tmp_path / "few")
+    many = pixels(tmp_path / "many" / "tiny_seed7_image9.png")
+    few = pixels(tmp_path / "few" / "tiny_seed9_image9.png")
+    assert abs(many - few).max() <= 1
+
+
+def test_s_b_and_the_window_change_the_picture(sample):
+    plain = pixels(sample("--n", "2"))
+    neutral = pixels(sample("--n", "2", "--s", "1", "--b", "1"))
+    assert np.array_equal(plain, neutral)
+    for change in (["--s", "0"], ["--b", "1.6"], ["--s", "1,0"], ["--s", "0", "--t_range", "0,1"]):
+        assert not np.array_equal(plain, pixels(sample("--n", "2", *change)))
+
+
+def test_images_and_npz_hold_the_same_pixels(sample):
+    grid = sample("--n", "3", "--images", "--npz", "--classes", "ship,0")
+    with np.load(grid.with_suffix(".npz")) as stored:
+        assert stored["images"].shape == (3, 16, 16, 3)
+        assert stored["labels"].tolist() == [1, 0, 1]
+        for k in range(3):
+            path = grid.with_name(f"{grid.stem}_image{k}.png")
+            assert np.array_equal(stored["images"][k], pixels(path))
+
+
+def test_nothing_is_written_over(sample, tmp_path):
+    first, second = sample("--n", "1"), sample("--n", "1")
+    assert first.name == "tiny_seed0.png"
+    assert second.name == "tiny_seed0-2.png"
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_guidance_changes_the_picture(sample):
+    assert not np.array_equal(pixels(sample("--n", "2")), pixels(sample("--n", "2", "--cfg", "4")))
+
+
+def test_help_answers_without_heavy_imports():
+    code = (
+        "import sys, sample\n"
+        "try: sample.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'diffusers', 'lightning'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for option in ("--s", "--b", "--cutoff", "--t_range", "--classes", "--cfg", "--solver"):
+        assert option in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--s", "-1"], "s is -1.0; accepted"),
+        (["--s", "nan"], "s is nan; accepted"),
+        (["--s", "much"], "'much'"),
+        (["--b", "-0.5"], "b is -0.5; accepted"),
+        (["--b", "inf"], "b is inf; accepted"),
+        (["--s", "0.5", "--cutoff", "0"], "cutoff is 0.0; accepted"),
+        (["--s", "0.5", "--cutoff", "2"], "cutoff is 2.0; accepted"),
+        (["--s", "0.1,0.2,0.3"], "s has 3 values; accepted: one, or 2"),
+        (["--b", "1,1,1"], "b has 3 values"),
+        (["--b_channels", "0"], "b_channels is 0.0"),
+        (["--filter", "boxcar"], "'boxcar'; accepted: none, step"),
+        (["--filter", "none", "--s", "0.5"], "without a filter"),
+        (["--t_range", "0.5"], "t_range has 1 values"),
+        (["--t_range", "0.9,0.1"], "t_range is 0.9,0.1"),
+        (["--classes", "dog"], "no class 'dog'; accepted: cat, ship"),
+        (["--classes", "2"], "no class '2'"),
+        (["--cfg", "-1"], "cfg is -1.0"),
+        (["--n", "0"], "n is 0; accepted"),
+        (["--n", "many"], "'many'"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--batch_size", "0"], "batch_size is 0"),
+        (["--solver", "euler"], "'euler'; accepted: ddpm"),
+        (["--steps", "0"], "steps is 0; accepted"),
+        (["--device", "abacus"], "'abacus'"),
+        (["--ckpt", "gone.ckpt"], "gone.ckpt does not exist"),
+        (["--sharpness", "3"], "--sharpness"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(trained, tmp_path, capsys, wrong, message):
+    arguments = ["--ckpt", str(trained), "--out", str(tmp_path / "samples"), *wrong]
+    status, line = error_line(capsys, main, arguments)
+    assert status == 2
+    assert message in line
+    assert not (tmp_path / "samples").exists()
+
+
+def test_no_model_yet(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, line = error_line(capsys, main, [])
+    assert status == 2
+    assert "train a model first" in line
+
+
+def test_the_newest_model_is_the_default(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(trained.parents[4])
+    main(["--n", "1", "--steps", "2", "--out", str(tmp_path)])
+    assert "tiny_seed0.png" in capsys.readouterr().out
+
+
+class Payload:
+    """Pickled, it would create a file when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, capsys):
+    victim = tmp_path / "executed"
+    torch.save({"state_dict": Payload(victim)}, tmp_path / "zip.ckpt")
+    (tmp_path / "bare.ckpt").write_bytes(pickle.dumps(Payload(victim)))
+    for name in ("zip.ckpt", "bare.ckpt"):
+        status, line = error_line(capsys, main, ["--ckpt", str(tmp_path / name)])
+        assert status == 2
+        assert "refused" in line
+    assert not victim.exists()
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
+def test_a_truncated_checkpoint(trained, tmp_path, capsys, keep):
+    whole = trained.read_bytes()
+    cut = tmp_path / "cut.ckpt"
+    cut.write_bytes(whole[: int(keep * len(whole))])
+    status, line = error_line(capsys, main, ["--ckpt", str(cut)])
+    assert status == 2
+    assert "cut.ckpt" in line
+
+
+def test_files_that_are_no_checkpoints_of_ours(trained, tmp_path, capsys):
+    (tmp_path / "text.ckpt").write_text("hello")
+    with zipfile.ZipFile(tmp_path / "zip.ckpt", "w") as archive:
+        archive.writestr("a", "b")
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "other.ckpt")
+    content = torch.load(trained, weights_only=True)
+    content["state_dict"].pop("denoiser.backbone.pos_embed")
+    torch.save(content, tmp_path / "missing.ckpt")
+    for name in ("text.ckpt", "zip.ckpt", "other.ckpt", "missing.ckpt"):
+        status, line = error_line(capsys, main, ["--ckpt", str(tmp_path / name)])
+        assert status == 2
+        assert name in line
+    assert "pos_embed" in line
+
+
+def test_an_output_directory_that_is_a_file(trained, tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    arguments = ["--ckpt", str(trained), "--n", "1", "--out", str(tmp_path / "out")]
+    status, line = error_line(capsys, main, arguments)
+    assert status == 1
+    assert "out" in line
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_full_disk_leaves_no_half_file(trained, tmp_path, capsys):
+    """A limit on the size of files stands for the full disk: the write fails in the same way."""
+    out = tmp_path / "out"
+    arguments = ["--ckpt", str(trained), "--n", "4", "--steps", "2", "--out", str(out)]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (512, limits[1]))
+        status, _ = error_line(capsys, main, arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert status == 1
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_help_is_quick():
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "sample.py", "--help"], cwd=ROOT, stdout=subprocess.DEVNULL)
+    assert time.perf_counter() - started < 10

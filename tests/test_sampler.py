@@ -1,0 +1,104 @@
+"""Seeds, solvers and rounding."""
+
+import pytest
+import torch
+from torch import nn
+
+from uvit_lit.denoiser import PREDICTIONS, Denoiser
+from uvit_lit.sampler import SOLVERS, STOCHASTIC, sample, to_uint8
+from uvit_lit.uvit import UViT
+
+SHAPE = (3, 8, 8)
+
+
+class ExactGaussian(nn.Module):
+    """Backbone of the perfect eps prediction when the data are normal(0.3, 0.4^2)."""
+
+    mean, std = 0.3, 0.4
+
+    def forward(self, x, timesteps, y):
+        t = timesteps.double() / self.schedule.time_scale
+        alpha, sigma = (v.view(-1, 1, 1, 1) for v in self.schedule.alpha_sigma(t))
+        variance = alpha**2 * self.std**2 + sigma**2
+        return (sigma * (x - alpha * self.mean) / variance).float()
+
+
+def exact(schedule="vp"):
+    denoiser = Denoiser(ExactGaussian(), schedule)
+    denoiser.backbone.schedule = denoiser.schedule
+    return denoiser
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    backbone = UViT(img_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=3)
+    return Denoiser(backbone).eval()
+
+
+@pytest.mark.parametrize("schedule", ["vp", "linear"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_solvers_recover_a_gaussian(solver, schedule):
+    steps = 250 if solver in ("ddpm", "ddim") else 50  # first order needs more
+    x = sample(exact(schedule), (1, 16, 16), list(range(64)), solver=solver, steps=steps,
+               progress=False)  # fmt: skip
+    assert x.mean() == pytest.approx(0.3, abs=0.02)
+    assert x.std() == pytest.approx(0.4, abs=0.02)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_an_image_depends_on_its_seed_and_label_alone(network, solver):
+    options = {"solver": solver, "steps": 4, "progress": False}
+    seven = sample(network, SHAPE, list(range(7)), [0, 1, 2] * 2 + [0], batch_size=3, **options)
+    alone = sample(network, SHAPE, [5], [2], batch_size=1, **options)
+    torch.testing.assert_close(seven[5], alone[0], atol=1e-4, rtol=1e-4)
+    other_label = sample(network, SHAPE, [5], [1], **options)
+    other_seed = sample(network, SHAPE, [6], [2], **options)
+    assert (alone - other_label).abs().max() > 1e-3
+    assert (alone - other_seed).abs().max() > 1e-1
+
+
+@pytest.mark.parametrize("solver", STOCHASTIC)
+def test_stochastic_solvers_add_their_own_noise(solver):
+    """From the same first noise a stochastic and a deterministic path end apart."""
+    options = {"steps": 20, "progress": False}
+    noisy = sample(exact(), SHAPE, [0], solver=solver, **options)
+    straight = sample(exact(), SHAPE, [0], solver="dpmpp", **options)
+    assert (noisy - straight).abs().mean() > 0.05
+    assert torch.equal(noisy, sample(exact(), SHAPE, [0], solver=solver, **options))
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_solver_knows_what_is_predicted(prediction):
+    """The same perfect denoiser, expressed three ways, makes the same image."""
+    eps_model = exact()
+
+    class Converted(nn.Module):
+        def forward(self, x, timesteps, y):
+            t = timesteps / eps_model.schedule.time_scale
+            eps = eps_model.backbone(x, timesteps, y)
+            alpha, sigma = (v.view(-1, 1, 1, 1) for v in eps_model.schedule.alpha_sigma(t))
+            x0 = (x - sigma * eps) / alpha
+            return {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0}[prediction]
+
+    reference = sample(eps_model, SHAPE, [0, 1], progress=False)
+    converted = sample(Denoiser(Converted(), "vp", prediction), SHAPE, [0, 1], progress=False)
+    torch.testing.assert_close(converted, reference, atol=2e-3, rtol=0)
+
+
+def test_rounding():
+    values = torch.tensor([-2.0, -1.0, -1 + 1.4 / 127.5, 0.0, 1.0, 3.0])
+    assert to_uint8(values).tolist() == [0, 0, 1, 128, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"solver": "euler"}, "euler.*dpmpp"),
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": 1001}, "1001"),
+    ],
+)
+def test_wrong_solvers_and_steps(network, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        sample(network, SHAPE, [0], **wrong)

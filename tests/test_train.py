@@ -1,0 +1,272 @@
+"""Training: exact resumption, checkpoints that survive, what TensorBoard holds, clear errors."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, error_line, train_arguments
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import train
+from uvit_lit.callbacks import AtomicCheckpointIO, averaged_weights
+from uvit_lit.module import DiffusionModule, decay_groups
+
+
+@pytest.fixture(autouse=True)
+def restore_argv(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+
+
+def run(folder, steps, name, **options):
+    """Train up to a step; the checkpoint it leaves."""
+    options = {"trainer.logger.init_args.name": name, **options}
+    train.main(train_arguments(folder, trainer__max_steps=steps, **options))
+    return folder.parent / "runs" / name / "version_0" / "checkpoints" / "last.ckpt"
+
+
+def differences(one, other, path=""):
+    """Places at which two nested structures are not equal to the bit."""
+    if isinstance(one, dict):
+        if one.keys() != other.keys():
+            return [path]
+        return [d for k in one for d in differences(one[k], other[k], f"{path}/{k}")]
+    if isinstance(one, list | tuple):
+        pairs = enumerate(zip(one, other, strict=True))
+        return [d for i, (a, b) in pairs for d in differences(a, b, f"{path}/{i}")]
+    if isinstance(one, torch.Tensor):
+        return [] if torch.equal(one, other) else [path]
+    return [] if one == other else [path]
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"filter": "step", "model.b": 1.2}, {"trainer.accumulate_grad_batches": 2}],
+    ids=["none", "step", "accumulation"],
+)
+def test_a_resumed_run_equals_the_uninterrupted_one(folder, options):
+    whole = load(run(folder, 9, "whole", **options))
+    run(folder, 4, "parts", **options)
+    parts = load(run(folder, 9, "parts", ckpt_path="last", **options))
+    assert whole["global_step"] == 9
+    assert differences(whole, parts) == []
+    assert differences(whole["state_dict"], whole["current_model_state"]) != []
+
+
+@pytest.mark.slow
+def test_fifty_resumes_equal_the_uninterrupted_run(folder):
+    whole = load(run(folder, 200, "whole"))
+    stops = sorted(random.Random(0).sample(range(1, 200), 50))
+    run(folder, stops[0], "parts")
+    for stop in [*stops[1:], 200]:
+        path = run(folder, stop, "parts", ckpt_path="last")
+    assert differences(whole, load(path)) == []
+
+
+def test_a_resumed_run_continues_in_its_own_directory(folder):
+    run(folder, 2, "one")
+    run(folder, 4, "one", ckpt_path="last")
+    assert [p.name for p in (folder.parent / "runs" / "one").iterdir()] == ["version_0"]
+
+
+def test_the_run_leaves_what_it_promises(trained):
+    version = trained.parent.parent
+    assert (version / "config.yaml").exists()
+    events = EventAccumulator(str(version), size_guidance={"images": 0}).Reload()
+    tags = events.Tags()
+    quarters = [f"train/loss_t_{q}" for q in ("0.00-0.25", "0.25-0.50", "0.50-0.75", "0.75-1.00")]
+    for tag in (
+        *quarters,
+        "train/loss",
+        "val/loss",
+        "lr-AdamW/pg1",
+        "train/images_per_second",
+        "train/gradient_norm",
+        "skips/s_0",
+        "skips/b_1",
+    ):
+        assert tag in tags["scalars"], tag
+    assert [image.step for image in events.Images("samples")] == [4, 8]
+    assert "config/text_summary" in tags["tensors"]
+    assert (
+        "embed_dim: 32"
+        in events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    )
+    assert any("hparams" in str(events.SummaryMetadata(t)) for t in ("_hparams_/experiment",))
+    rates = [e.value for e in events.Scalars("lr-AdamW/pg1")]
+    assert rates[-1] == pytest.approx(5e-4)
+
+
+def test_the_checkpoint_holds_the_averaged_weights(trained):
+    content = load(trained)
+    raw, averaged = content["current_model_state"], content["state_dict"]
+    assert differences(raw, averaged) != []
+    assert content["callbacks"]["EMAWeightAveraging"]["latest_update_step"] == 8
+    assert content["ImageData"]["class_names"] == ["cat", "ship"]
+
+
+def test_samples_in_training_come_from_the_averaged_weights(folder, monkeypatch):
+    """The grid is drawn with the weights that the checkpoint of that step calls averaged."""
+    seen = {}
+    original = train.SampleGrid._sample
+
+    def spy(self, trainer, module):
+        seen[trainer.global_step] = {k: v.clone() for k, v in module.state_dict().items()}
+        return original(self, trainer, module)
+
+    monkeypatch.setattr("uvit_lit.callbacks.SampleGrid._sample", spy)
+    path = run(folder, 4, "spy")
+    assert differences(seen[4], load(path)["state_dict"]) == []
+
+
+def test_a_failure_while_sampling_puts_the_raw_weights_back():
+    class Average(train.EMAWeightAveraging):
+        swaps = 0
+
+        def _swap_models(self, module):
+            self.swaps += 1
+
+    average = Average()
+    trainer = type("Trainer", (), {"callbacks": [average]})()
+    with pytest.raises(RuntimeError, match="boom"), averaged_weights(trainer, None):
+        raise RuntimeError("boom")
+    assert average.swaps == 2
+
+
+def test_weight_decay_spares_biases_norms_embeddings_and_positions():
+    model = DiffusionModule(img_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=3)
+    names = {id(p): n for n, p in model.named_parameters()}
+    decay, rest = decay_groups(model, 0.03)
+    assert (decay["weight_decay"], rest["weight_decay"]) == (0.03, 0.0)
+    decayed = {names[id(p)] for p in decay["params"]}
+    spared = {names[id(p)] for p in rest["params"]}
+    assert decayed | spared == set(names.values())
+    assert not decayed & spared
+    assert all(n.endswith(".weight") and "norm" not in n for n in decayed)
+    assert {n for n in spared if n.endswith(("pos_embed", "label_emb.weight"))}
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path):
+    io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    io.save_checkpoint({"step": 1}, path)
+    with pytest.raises((AttributeError, TypeError)):
+        io.save_checkpoint({"step": 2, "not plain": lambda: None, "generator": iter([])}, path)
+    assert load(path) == {"step": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+KILLED_WHILE_SAVING = """
+import sys, torch
+from uvit_lit.callbacks import AtomicCheckpointIO
+step = 0
+while True:
+    step += 1
+    AtomicCheckpointIO().save_checkpoint({"step": step, "x": torch.zeros(3_000_000)}, sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_save_leaves_a_loadable_checkpoint(tmp_path):
+    path, interrupted = tmp_path / "last.ckpt", 0
+    for attempt in range(12):
+        process = subprocess.Popen([sys.executable, "-c", KILLED_WHILE_SAVING, path], cwd=ROOT)
+        while not path.exists():
+            time.sleep(0.05)
+        time.sleep(0.3 + 0.0137 * attempt)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        interrupted += path.with_name("last.ckpt.partial").exists()
+        content = load(path)
+        assert content["x"].shape == (3_000_000,)
+        path.unlink()
+    assert interrupted > 0  # at least one kill hit a save
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_resume(folder):
+    """DDP on two CPU processes: runs, logs once, resumes to the bit."""
+    options = {"trainer.devices": 2, "trainer.strategy": "ddp"}
+
+    def launch(name, steps, **more):
+        more = {"trainer.logger.init_args.name": name, **options, **more}
+        command = train_arguments(folder, trainer__max_steps=steps, **more)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "train.py", *command],
+            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return folder.parent / "runs" / name / "version_0" / "checkpoints" / "last.ckpt"
+
+    whole = load(launch("whole", 6))
+    launch("parts", 3)
+    parts = load(launch("parts", 6, ckpt_path="last"))
+    assert differences(whole, parts) == []
+    single = load(run(folder, 6, "single"))
+    assert differences(whole["state_dict"], single["state_dict"]) != []
+
+
+@pytest.mark.slow
+def test_bfloat16_training_runs(folder):
+    path = run(folder, 4, "bf16", **{"trainer.precision": "bf16-mixed", "filter": "step"})
+    weights = load(path)["state_dict"]
+    assert all(v.dtype == torch.float32 and v.isfinite().all() for v in weights.values())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"filter": "boxcar"}, "boxcar"),
+        ({"filter": "step", "model.s": -1}, "s is -1.0; accepted"),
+        ({"filter": "step", "model.s": ".nan"}, "s is nan; accepted"),
+        ({"filter": "step", "model.cutoff": 0}, "cutoff is 0.0; accepted"),
+        ({"filter": "step", "model.cutoff": 2}, "cutoff is 2.0; accepted"),
+        ({"model.patch_size": 5}, "img_size is 16; accepted"),
+        ({"model.num_classes": 7}, "the data has 2 classes, the model 7"),
+        ({"model.lr": "fast"}, "model.lr"),
+        ({"model.lr": 0}, "lr is 0"),
+        ({"model.schedule": "exp"}, "'exp'; accepted: vp"),
+        ({"model.prediction": "score"}, "'score'; accepted: eps"),
+        ({"samples.solver": "euler"}, "'euler'; accepted: ddpm"),
+        ({"data.name": "mnist"}, "'mnist'; accepted: cifar10"),
+        ({"data.root": "/nonexistent"}, "/nonexistent is not a directory"),
+        ({"data.batch_size": 0}, "batch_size is 0; accepted"),
+        ({"trainer.max_steps": -1}, "set --trainer.max_steps"),
+        ({"trainer.max_epochs": 3}, "max_epochs 3"),
+        ({"ckpt_path": "gone.ckpt"}, "gone.ckpt does not exist"),
+        ({"ckpt_path": "last"}, "no checkpoint below"),
+        ({"config": "gone.yaml"}, "gone.yaml"),
+        ({"model.size": 3}, "model.size"),
+    ],
+)
+def test_mistakes_are_one_line(folder, capsys, wrong, message):
+    options = {"trainer.max_steps": 2, **wrong}
+    status, line = error_line(capsys, train.main, train_arguments(folder, **options))
+    assert status == 2
+    assert message in line
+    assert not (folder.parent / "runs").exists()
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(folder, trained, capsys):
+    options = {"trainer.max_steps": 9, "ckpt_path": trained, "model.depth": 6}
+    status, line = error_line(capsys, train.main, train_arguments(folder, **options))
+    assert status == 2
+    assert "depth is 6 here and 4 in the checkpoint" in line
+
+
+def test_a_directory_that_cannot_be_written_is_one_line(folder, capsys):
+    blocker = folder.parent / "file"
+    blocker.write_text("")
+    options = {"trainer.max_steps": 2, "trainer.logger.init_args.save_dir": blocker}
+    status, line = error_line(capsys, train.main, train_arguments(folder, **options))
+    assert status == 1
+    assert str(Path(blocker).name) in line

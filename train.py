@@ -1,0 +1,154 @@
+"""Train a U-ViT.
+
+``python train.py --filter step`` trains the tiny CIFAR-10 model; ``--config configs/NAME.yaml``
+chooses another recipe, every entry of which is also an option; ``--ckpt_path last`` resumes.
+"""
+
+import inspect
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import ArgumentError
+from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from uvit_lit.callbacks import (
+    Checkpoints,
+    ImagesPerSecond,
+    LossByTime,
+    RunProgressBar,
+    SampleGrid,
+    SaveConfig,
+)
+from uvit_lit.checkpoint import find_checkpoint, read_checkpoint
+from uvit_lit.cli import Parser, checked_input, fail
+from uvit_lit.data import ImageData
+from uvit_lit.filters import FILTERS
+from uvit_lit.module import DiffusionModule
+from uvit_lit.uvit import UViT
+
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "cifar10_uvit_tiny.yaml"
+
+
+class TrainCLI(LightningCLI):
+    """Command line of train.py: model, data, trainer and callbacks, each with its options."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what a U-ViT run has beside model, data and trainer."""
+        parser.add_argument("--filter", type=Literal[FILTERS], default="none",
+                            help="low-pass on the long skips")  # fmt: skip
+        parser.add_argument("--ckpt_path", type=str | None, default=None,
+                            help="checkpoint to resume from; 'last' is the newest")  # fmt: skip
+        parser.link_arguments("filter", "model.filter")
+        parser.link_arguments("seed_everything", "data.seed")
+        parser.link_arguments("model.img_size", "data.image_size")
+        parser.add_lightning_class_args(EMAWeightAveraging, "ema")
+        parser.add_lightning_class_args(SampleGrid, "samples")
+        parser.add_lightning_class_args(Checkpoints, "checkpoints")
+
+    def before_instantiate_classes(self) -> None:
+        """Resolve the checkpoint to resume from; its run continues in its own directory."""
+        if self.config.trainer.enable_progress_bar is not False:
+            self.trainer_defaults["callbacks"].append(RunProgressBar())
+        if self.config.ckpt_path is None:
+            return
+        logger = self.config.trainer.logger
+        runs = Path(getattr(logger, "init_args", {}).get("save_dir", "runs"))
+        path = find_checkpoint(self.config.ckpt_path, runs)
+        self.config.ckpt_path = str(path)
+        version = path.parent.parent
+        in_a_run = path.parent.name == "checkpoints" and version.name.startswith("version_")
+        if in_a_run and hasattr(logger, "init_args"):
+            logger.init_args["save_dir"] = str(version.parent.parent)
+            logger.init_args["name"] = version.parent.name
+            logger.init_args["version"] = int(version.name.removeprefix("version_"))
+
+
+def check_run(cli: TrainCLI) -> None:
+    """Load the data and compare what must agree, before anything is written.
+
+    Raises:
+        ValueError: If the data, the trainer's options or the checkpoint do not fit the model.
+    """
+    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    if trainer.max_steps < 1 or trainer.max_epochs not in (None, -1):
+        raise ValueError(
+            f"max_steps is {trainer.max_steps}, max_epochs {trainer.max_epochs}; a run is counted "
+            "in optimiser steps: set --trainer.max_steps and leave max_epochs at -1"
+        )
+    if cli.config.ckpt_path:
+        saved = read_checkpoint(Path(cli.config.ckpt_path))["hyper_parameters"]
+        for name in (*inspect.signature(UViT).parameters, "schedule", "prediction"):
+            if saved.get(name) != model.hparams[name]:
+                raise ValueError(
+                    f"{name} is {model.hparams[name]} here and {saved.get(name)} in the checkpoint"
+                )
+    data.prepare_data()
+    data.setup()
+    classes = model.denoiser.backbone.num_classes
+    if classes and classes != len(data.class_names):
+        raise ValueError(
+            f"the data has {len(data.class_names)} classes, the model {classes}: "
+            f"set --model.num_classes {len(data.class_names)}"
+        )
+
+
+def choose_config() -> None:
+    """Add the default configuration to a command line that names none; refuse one without file."""
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", action="append", default=[])
+    named = parser.parse_known_args()[0].config
+    for path in named:
+        if not Path(path).is_file():
+            fail(f"configuration {path} does not exist", 2)
+    if not named:
+        sys.argv[1:1] = ["--config", str(DEFAULT_CONFIG)]
+
+
+def main(args: list[str] | None = None) -> None:
+    """Train.
+
+    Args:
+        args: The command line; None takes that of the process.
+    """
+    if args is not None:
+        sys.argv[1:] = args
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated")
+    choose_config()
+    with checked_input():
+        try:
+            cli = TrainCLI(
+                DiffusionModule,
+                ImageData,
+                run=False,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                parser_kwargs={"exit_on_error": False, "description": __doc__},
+                save_config_callback=SaveConfig,
+                save_config_kwargs={"overwrite": True},
+                trainer_defaults={
+                    "plugins": [{"class_path": "uvit_lit.callbacks.AtomicCheckpointIO"}],
+                    "callbacks": [LossByTime(), ImagesPerSecond(), LearningRateMonitor()],
+                },
+            )
+        except (ArgumentError, MisconfigurationException) as error:
+            fail(error, 2)
+        check_run(cli)
+    try:
+        cli.trainer.fit(
+            cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True
+        )
+    except MisconfigurationException as error:
+        fail(error, 2)
+    except OSError as error:
+        fail(error, 1)
+    print(cli.trainer.log_dir)
+
+
+if __name__ == "__main__":
+    main()

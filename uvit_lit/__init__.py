@@ -1,0 +1,1 @@
+"""U-ViT diffusion models with frequency filters on their long skip connections."""

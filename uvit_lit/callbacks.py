@@ -1,0 +1,256 @@
+"""What the terminal and TensorBoard show during training."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar, WeightAveraging
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.utils.tensorboard.summary import hparams
+from torchvision.utils import make_grid
+
+from uvit_lit.module import DiffusionModule, is_logged
+from uvit_lit.sampler import check_solver, sample, to_uint8
+
+
+def _writer(trainer: Trainer) -> Any:
+    """TensorBoard's writer on the first process, None elsewhere or with another logger."""
+    logger = trainer.logger
+    if trainer.is_global_zero and isinstance(logger, TensorBoardLogger):
+        return logger.experiment
+    return None
+
+
+@contextmanager
+def averaged_weights(trainer: Trainer, module: LightningModule) -> Iterator[None]:
+    """Put the averaged weights of a ``WeightAveraging`` callback into the module for a while."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    averages = [c for c in callbacks if isinstance(c, WeightAveraging)]
+    for average in averages:
+        average._swap_models(module)
+    try:
+        yield
+    finally:
+        for average in averages:
+            average._swap_models(module)
+
+
+class RunProgressBar(TQDMProgressBar):
+    """One bar over the whole run, with rate and time left, also after a resume."""
+
+    @property
+    def total_train_batches(self) -> int | float:
+        """Batches of the whole run."""
+        if self.trainer.max_steps < 0:
+            return float("inf")
+        return self.trainer.max_steps * self.trainer.accumulate_grad_batches
+
+    def on_train_start(self, trainer: Trainer, *args: Any) -> None:
+        """Start the bar where the run stands."""
+        super().on_train_start(trainer, *args)
+        bar = self.train_progress_bar
+        bar.total = self.total_train_batches
+        bar.n = bar.initial = trainer.global_step * trainer.accumulate_grad_batches
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """Keep the bar: the run is one endless epoch."""
+
+
+class LossByTime(Callback):
+    """Training loss in each quarter of t, averaged since the last logged step."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start with empty sums."""
+        self.sums = torch.zeros(2, 4, device=pl_module.device)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        """Add the batch to the sums; log and empty them on the steps that are logged."""
+        losses, t = outputs["losses"], outputs["t"]
+        quarter = (t * 4).long().clamp(max=3)
+        self.sums.index_add_(1, quarter, torch.stack([losses, torch.ones_like(losses)]))
+        if is_logged(trainer, trainer.global_step):
+            means = (self.sums[0] / self.sums[1]).tolist()
+            self.sums.zero_()
+            names = ("t_0.00-0.25", "t_0.25-0.50", "t_0.50-0.75", "t_0.75-1.00")
+            for name, mean in zip(names, means, strict=True):
+                if mean == mean:  # a quarter without images has no mean
+                    pl_module.log(f"train/loss_{name}", mean)
+
+
+class ImagesPerSecond(Callback):
+    """Training speed over all devices since the last logged step, pauses excluded.
+
+    Validation, sampling and saving are pauses. The device is not synchronised: over the steps
+    between two logs the queue evens out.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start with empty sums."""
+        self.images, self.seconds = 0, 0.0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Start the clock."""
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        """Stop the clock; log on the steps that are logged."""
+        self.seconds += time.perf_counter() - self.started
+        self.images += len(outputs["t"]) * trainer.world_size
+        if is_logged(trainer, trainer.global_step):
+            pl_module.log("train/images_per_second", self.images / self.seconds)
+            self.images, self.seconds = 0, 0.0
+
+
+class SampleGrid(Callback):
+    """Log a grid of samples of the averaged weights, from the same seeds every time.
+
+    Also logs the s and b in force on every long skip.
+
+    Args:
+        every_n_steps: Optimiser steps between two grids, at least 1; the last step has one too.
+        count: Number of images; the classes take turns.
+        seed: Seed of the first image; the next have the next ones.
+        solver: One of ``uvit_lit.sampler.SOLVERS``.
+        steps: Steps of the solver.
+        columns: Images per row of the grid.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int = 5000,
+        count: int = 50,
+        seed: int = 0,
+        solver: str = "dpmpp",
+        steps: int = 25,
+        columns: int = 10,
+    ) -> None:
+        if every_n_steps < 1 or count < 1:
+            raise ValueError(
+                f"every_n_steps is {every_n_steps} and count is {count}; accepted: at least 1"
+            )
+        check_solver(solver, steps)
+        self.every_n_steps, self.columns = every_n_steps, columns
+        self.count, self.seed, self.solver, self.steps = count, seed, solver, steps
+        self._last_step = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do not repeat the grid of the step that a resumed run starts from."""
+        self._last_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Draw the grid when it is due."""
+        step = trainer.global_step
+        due = step % self.every_n_steps == 0 or step == trainer.max_steps
+        if not due or step == self._last_step:
+            return
+        self._last_step = step
+        writer = _writer(trainer)
+        if writer is None:
+            return
+        assert isinstance(pl_module, DiffusionModule)
+        with averaged_weights(trainer, pl_module):
+            images = self._sample(trainer, pl_module)
+        grid = make_grid(to_uint8(images), nrow=self.columns)
+        writer.add_image("samples", grid.repeat_interleave(2, 1).repeat_interleave(2, 2), step)
+        for i, long_skip in enumerate(pl_module.denoiser.backbone.long_skips):
+            writer.add_scalar(f"skips/s_{i}", long_skip.settings.s, step)
+            writer.add_scalar(f"skips/b_{i}", long_skip.settings.b, step)
+
+    def _sample(self, trainer: Trainer, pl_module: DiffusionModule) -> Tensor:
+        backbone = pl_module.denoiser.backbone
+        classes = backbone.num_classes
+        pl_module.eval()
+        try:
+            with trainer.precision_plugin.forward_context():
+                return sample(
+                    pl_module.denoiser,
+                    (backbone.in_chans, backbone.img_size, backbone.img_size),
+                    [self.seed + k for k in range(self.count)],
+                    [k % classes for k in range(self.count)] if classes else None,
+                    solver=self.solver,
+                    steps=self.steps,
+                    device=pl_module.device,
+                    progress=False,
+                )
+        finally:
+            pl_module.train()
+
+
+class Checkpoints(Checkpoint):
+    """Write ``last.ckpt`` now and then and at the end of the run, and keep some for good.
+
+    Args:
+        every_n_steps: Optimiser steps between two saves of ``last.ckpt``, at least 1.
+        keep_every_n_steps: Steps between checkpoints that stay, as ``step=N.ckpt``; 0 keeps none.
+    """
+
+    def __init__(self, every_n_steps: int = 1000, keep_every_n_steps: int = 0) -> None:
+        if every_n_steps < 1 or keep_every_n_steps < 0:
+            raise ValueError(
+                f"every_n_steps is {every_n_steps}, keep_every_n_steps {keep_every_n_steps}; "
+                "accepted: at least 1 and at least 0"
+            )
+        self.every_n_steps, self.keep_every_n_steps = every_n_steps, keep_every_n_steps
+        self._last_step = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do not repeat the save that a resumed run starts from."""
+        self._last_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Save what is due; Lightning runs this after the weights were averaged."""
+        step = trainer.global_step
+        if step == self._last_step or trainer.log_dir is None:
+            return
+        self._last_step = step
+        directory = Path(trainer.log_dir) / "checkpoints"
+        if step % self.every_n_steps == 0 or step == trainer.max_steps:
+            trainer.save_checkpoint(directory / "last.ckpt", weights_only=False)
+        if self.keep_every_n_steps and step % self.keep_every_n_steps == 0:
+            trainer.save_checkpoint(directory / f"step={step}.ckpt", weights_only=False)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Replace a checkpoint in one move, so that a killed process leaves the old one or the new."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
+        """Write beside ``path``, then rename."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Save the configuration beside the checkpoints and show it in TensorBoard."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the configuration as text, and the hyper-parameters with the metric they gave."""
+        writer = _writer(trainer)
+        if writer is None:
+            return
+        text = self.parser.dump(self.config, skip_none=False)
+        writer.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))
+        values = {k: v if isinstance(v, int | float | str) else str(v)
+                  for k, v in pl_module.hparams.items() if not k.startswith("_")}  # fmt: skip
+        for summary in hparams(values, {"val/loss": None, "train/loss": None}):
+            writer.file_writer.add_summary(summary)

@@ -1,0 +1,143 @@
+"""The denoiser: a backbone and a schedule; what is predicted, the loss, guidance."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from uvit_lit.schedule import Schedule
+
+PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
+"""What the network predicts: our name and the one that diffusers has for it."""
+
+
+def _per_image(values: Tensor, like: Tensor) -> Tensor:
+    """Shape (batch,) values so that they multiply images."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+class Denoiser(nn.Module):
+    """A network that knows at which time it looks at how much noise.
+
+    Args:
+        backbone: Module called as ``backbone(x_t, timesteps, y)``.
+        schedule: Name of the noise schedule, one of ``uvit_lit.schedule.SCHEDULES``.
+        prediction: What the backbone predicts: ``eps`` (the noise), ``x0`` (the image) or ``v``
+            (alpha eps - sigma x_0; Salimans and Ho 2022).
+
+    Raises:
+        ValueError: If the schedule or the prediction is unknown.
+    """
+
+    def __init__(self, backbone: nn.Module, schedule: str = "vp", prediction: str = "eps") -> None:
+        super().__init__()
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"prediction is {prediction!r}; accepted: {', '.join(PREDICTIONS)}")
+        self.backbone: Any = backbone
+        self.schedule = Schedule(schedule)
+        self.prediction = prediction
+
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """Predict eps, x0 or v.
+
+        Args:
+            x_t: (batch, channels, height, width) noisy images.
+            t: (batch,) times in [0, 1].
+            y: (batch,) labels, or None for no class.
+
+        Returns:
+            The prediction, of the shape of ``x_t``.
+        """
+        return self.backbone(x_t, t * self.schedule.time_scale, y)
+
+    def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """Noisy image at time t: alpha x0 + sigma eps, with t of shape (batch,)."""
+        alpha, sigma = (_per_image(v, x0) for v in self.schedule.alpha_sigma(t))
+        return alpha * x0 + sigma * eps
+
+    def target(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """What a perfect network would predict for this image, noise and time."""
+        if self.prediction == "eps":
+            return eps
+        if self.prediction == "x0":
+            return x0
+        alpha, sigma = (_per_image(v, x0) for v in self.schedule.alpha_sigma(t))
+        return alpha * eps - sigma * x0
+
+    def loss(self, x0: Tensor, eps: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """Mean squared error of the prediction, per image.
+
+        Args:
+            x0: (batch, channels, height, width) images in [-1, 1].
+            eps: Standard normal noise of the same shape.
+            t: (batch,) times in [0, 1].
+            y: (batch,) labels, or None.
+
+        Returns:
+            (batch,) float32.
+        """
+        prediction = self(self.add_noise(x0, eps, t), t, y)
+        return (prediction.float() - self.target(x0, eps, t)).square().flatten(1).mean(1)
+
+    def set_skips(
+        self,
+        *,
+        s: float | Sequence[float] | None = None,
+        b: float | Sequence[float] | None = None,
+        filter: str | None = None,
+        cutoff: float | Sequence[float] | None = None,
+        b_channels: float | None = None,
+        t_range: tuple[float, float] | None = None,
+    ) -> None:
+        """Override s, b and the filter for sampling: ``UViT.set_skips`` with a window in t.
+
+        Args:
+            s: Skip scale, one value or one per long skip, outermost first.
+            b: Backbone scale, likewise.
+            filter: Name of the low-pass.
+            cutoff: Fraction of Nyquist, one value or one per long skip.
+            b_channels: Fraction of the channels that ``b`` amplifies.
+            t_range: First and last t in [0, 1] at which the override acts (1 is pure noise, where
+                sampling begins). None means always.
+
+        Raises:
+            ValueError: If a value is outside its range or a list has the wrong length.
+        """
+        window = None
+        if t_range is not None:
+            first, last = t_range
+            if not 0 <= first <= last <= 1:
+                raise ValueError(
+                    f"t_range is {first:g},{last:g}; accepted: two times, 0 <= first <= last <= 1"
+                )
+            window = (first * self.schedule.time_scale, last * self.schedule.time_scale)
+        self.backbone.set_skips(
+            s=s, b=b, filter=filter, cutoff=cutoff, b_channels=b_channels, window=window
+        )
+
+
+class Guided(nn.Module):
+    """Classifier-free guidance: a denoiser around a denoiser (Ho and Salimans 2022).
+
+    The prediction is uncond + scale * (cond - uncond): 1 is the conditional model, 0 the
+    unconditional one. Both are computed in one batch.
+
+    Args:
+        denoiser: A conditional denoiser trained with class dropout.
+        scale: Guidance scale.
+    """
+
+    def __init__(self, denoiser: Denoiser, scale: float) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.scale = scale
+        self.schedule = denoiser.schedule
+        self.prediction = denoiser.prediction
+
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """Predict with guidance; the arguments and the result are those of ``Denoiser``."""
+        null = torch.full_like(y, self.denoiser.backbone.null_class)
+        both = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([y, null]))
+        conditional, unconditional = both.chunk(2)
+        return torch.lerp(unconditional, conditional, self.scale)

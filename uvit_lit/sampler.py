@@ -1,0 +1,130 @@
+"""Noise to images: one seed per image, the solvers of diffusers, a progress bar."""
+
+import importlib
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from uvit_lit.denoiser import PREDICTIONS
+from uvit_lit.schedule import STEPS, Schedule
+
+SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddpm": ("DDPMScheduler", {"clip_sample": False, "timestep_spacing": "trailing"}),
+    "ddim": ("DDIMScheduler", {"clip_sample": False, "timestep_spacing": "trailing"}),
+    "dpmpp": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "sde-dpmpp": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+}
+"""Our name of each solver, the scheduler class of diffusers, and its options."""
+
+STOCHASTIC = ("ddpm", "sde-dpmpp")
+"""Solvers that add noise on the way; the others are deterministic given the first noise."""
+
+
+class Model(Protocol):
+    """What the sampler needs: a denoiser, or guidance around one."""
+
+    schedule: Schedule
+    prediction: str
+
+    def __call__(self, x_t: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        """Predict, as ``Denoiser.forward`` does."""
+        ...
+
+
+def check_solver(name: str, steps: int) -> None:
+    """Raise a ``ValueError`` unless the solver is known and the number of steps in 1 to 1000."""
+    if name not in SOLVERS:
+        raise ValueError(f"solver is {name!r}; accepted: {', '.join(SOLVERS)}")
+    if not 1 <= steps <= STEPS:
+        raise ValueError(f"steps is {steps}; accepted: 1 to {STEPS}")
+
+
+def make_solver(name: str, model: Model, steps: int) -> Any:
+    """Set up a diffusers scheduler on the schedule and the prediction of a model.
+
+    Args:
+        name: One of ``SOLVERS``.
+        model: The denoiser that it will drive.
+        steps: Number of steps, 1 to 1000 (Heun calls the network twice in each but the last).
+
+    Returns:
+        The scheduler, with its time steps set.
+
+    Raises:
+        ValueError: If the solver is unknown or the number of steps outside its range.
+    """
+    check_solver(name, steps)
+    class_name, options = SOLVERS[name]
+    scheduler = getattr(importlib.import_module("diffusers"), class_name)(
+        num_train_timesteps=STEPS,
+        trained_betas=model.schedule.betas().numpy(),
+        prediction_type=PREDICTIONS[model.prediction],
+        **options,
+    )
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+@torch.inference_mode()
+def sample(
+    model: Model,
+    shape: tuple[int, int, int],
+    seeds: list[int],
+    labels: list[int] | None = None,
+    *,
+    solver: str = "dpmpp",
+    steps: int = 25,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> Tensor:
+    """Generate one image per seed.
+
+    An image is a function of its seed and its label alone: neither the other images nor the batch
+    size change it beyond rounding, because every image draws its noise from a generator of its
+    own, on the CPU whatever the device.
+
+    Args:
+        model: A denoiser, or guidance around one, on ``device`` and in evaluation mode.
+        shape: Channels, height and width.
+        seeds: One per image, each at least 0.
+        labels: One per image; None for no class.
+        solver: One of ``SOLVERS``.
+        steps: Steps of the solver, 1 to 1000.
+        batch_size: Images that go through the network at once.
+        device: Where to compute.
+        progress: Whether to show a bar, counted in network calls times images.
+
+    Returns:
+        (images, channels, height, width) float32 on the CPU, around [-1, 1], not clipped.
+
+    Raises:
+        ValueError: If the solver or the steps are not accepted.
+    """
+    images = []
+    calls = len(make_solver(solver, model, steps).timesteps)
+    with tqdm(total=len(seeds) * calls, unit="img step", disable=not progress) as bar:
+        for start in range(0, len(seeds), batch_size):
+            chosen = slice(start, start + batch_size)
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds[chosen]]
+            x = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
+            y = None if labels is None else torch.tensor(labels[chosen], device=device)
+            scheduler = make_solver(solver, model, steps)
+            noise = {"generator": generators} if solver in STOCHASTIC else {}
+            x = x * scheduler.init_noise_sigma
+            for n in scheduler.timesteps:
+                t = torch.full((len(x),), (float(n) + 1) / STEPS, device=device)
+                output = model(scheduler.scale_model_input(x, n), t, y)
+                x = scheduler.step(output.float(), n, x, **noise).prev_sample
+                bar.update(len(x))
+            images.append(x.cpu())
+    return torch.cat(images)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Round images in [-1, 1] to uint8, clipping what is outside."""
+    return images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)

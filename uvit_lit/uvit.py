@@ -1,0 +1,330 @@
+"""The U-ViT backbone: noisy image, time and class in; prediction out.
+
+"All are Worth Words: A ViT Backbone for Diffusion Models", Bao et al., CVPR 2023. Parameter names
+and shapes are those of the official code, so its weights load as they are. What acts on the long
+skips hangs on a module list of its own and adds no tensor to the state dict.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from uvit_lit.filters import LongSkip, SkipSettings
+
+
+def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10_000) -> Tensor:
+    """Sinusoidal embedding of time: cosines first, then sines.
+
+    Args:
+        timesteps: (batch,), may be fractional; the schedule gives them in [0, 1000].
+        dim: Size of the embedding, even.
+        max_period: Longest period.
+
+    Returns:
+        (batch, dim) float32.
+    """
+    half = torch.arange(dim // 2, dtype=torch.float32, device=timesteps.device)
+    angles = timesteps[:, None].float() * torch.exp(-math.log(max_period) * half / (dim // 2))
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class PatchEmbed(nn.Module):
+    """Cut an image into patches and embed each: (B, C, H, W) to (B, L, D)."""
+
+    def __init__(self, patch_size: int, in_chans: int, embed_dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed."""
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention."""
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend: (B, T, D) to (B, T, D)."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # B, T, 3, heads, D / heads
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each B, heads, T, D / heads
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(attended.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each token: (B, T, D) to (B, T, D)."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Transformer block; with ``skip`` it first fuses the features of a long skip."""
+
+    def __init__(
+        self, dim: int, num_heads: int, mlp_ratio: float, qkv_bias: bool, skip: bool = False
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = Attention(dim, num_heads, qkv_bias)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        if skip:
+            self.skip_linear = nn.Linear(2 * dim, dim)
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Fuse, attend, transform: (B, T, D) to (B, T, D)."""
+        if skip is not None:
+            x = self.skip_linear(torch.cat([x, skip], dim=-1))
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class UViT(nn.Module):
+    """U-ViT with a filter and a backbone scale on every long skip.
+
+    Args:
+        img_size: Height and width of the image in pixels, a multiple of ``patch_size``.
+        patch_size: Height and width of a patch in pixels.
+        in_chans: Channels of the image.
+        embed_dim: Channels D of a token, a multiple of ``num_heads`` and of 2.
+        depth: Number of transformer blocks besides the middle one, even; half of it is the
+            number of long skips.
+        num_heads: Attention heads.
+        mlp_ratio: Hidden size of the MLPs as a multiple of ``embed_dim``.
+        qkv_bias: Whether the query, key and value projections have a bias.
+        num_classes: Number of classes; 0 makes an unconditional model. The embedding has one
+            more row, the null class that guidance needs.
+        mlp_time_embed: Whether an MLP follows the sinusoidal embedding of time.
+        grad_checkpoint: Whether to recompute the blocks in the backward pass to save memory.
+        filter: Low-pass on the long skips during training, ``none`` or ``step``.
+        s: Skip scale during training, at least 0: gain of the filter's passband.
+        cutoff: Cutoff during training, fraction of Nyquist on the token grid, in (0, sqrt(2)].
+        b: Backbone scale during training, at least 0; 1 is no change.
+        b_channels: Fraction of the channels, in (0, 1], that ``b`` amplifies.
+
+    Raises:
+        ValueError: If sizes do not divide, or a skip setting is outside its range.
+
+    References:
+        Bao et al. (CVPR 2023); equations 1-5 of "Image Generation at Different Detail Level:
+        Scaling Skip Connections in ViT-based Diffusion Models" (Liu et al.).
+    """
+
+    def __init__(
+        self,
+        img_size: int = 32,
+        patch_size: int = 2,
+        in_chans: int = 3,
+        embed_dim: int = 512,
+        depth: int = 12,
+        num_heads: int = 8,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = False,
+        num_classes: int = 0,
+        mlp_time_embed: bool = False,
+        grad_checkpoint: bool = False,
+        filter: str = "none",
+        s: float = 0.9,
+        cutoff: float = 0.3,
+        b: float = 1.0,
+        b_channels: float = 1.0,
+    ) -> None:
+        super().__init__()
+        for name, value, divisor in (
+            ("img_size", img_size, patch_size),
+            ("embed_dim", embed_dim, num_heads),
+            ("embed_dim", embed_dim, 2),
+            ("depth", depth, 2),
+        ):
+            if value <= 0 or divisor <= 0 or value % divisor:
+                raise ValueError(f"{name} is {value}; accepted: a positive multiple of {divisor}")
+        if num_classes < 0:
+            raise ValueError(f"num_classes is {num_classes}; accepted: 0 (no classes) or more")
+        self.img_size, self.patch_size, self.in_chans = img_size, patch_size, in_chans
+        self.embed_dim = embed_dim
+        self.num_classes = num_classes
+        self.grad_checkpoint = grad_checkpoint
+        self.grid = (img_size // patch_size, img_size // patch_size)
+        self.num_prefix = 2 if num_classes else 1  # time; class
+
+        def block(skip: bool = False) -> Block:
+            return Block(embed_dim, num_heads, mlp_ratio, qkv_bias, skip)
+
+        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
+        self.time_embed = (
+            nn.Sequential(
+                nn.Linear(embed_dim, 4 * embed_dim), nn.SiLU(), nn.Linear(4 * embed_dim, embed_dim)
+            )
+            if mlp_time_embed
+            else nn.Identity()
+        )
+        if num_classes:
+            self.label_emb = nn.Embedding(num_classes + 1, embed_dim)
+        tokens = self.num_prefix + self.grid[0] * self.grid[1]
+        self.pos_embed = nn.Parameter(torch.zeros(1, tokens, embed_dim))
+        self.in_blocks = nn.ModuleList([block() for _ in range(depth // 2)])
+        self.mid_block = block()
+        self.out_blocks = nn.ModuleList([block(skip=True) for _ in range(depth // 2)])
+        self.norm = nn.LayerNorm(embed_dim)
+        self.decoder_pred = nn.Linear(embed_dim, patch_size**2 * in_chans)
+        self.final_layer = nn.Conv2d(in_chans, in_chans, 3, padding=1)
+
+        settings = SkipSettings(filter, s if filter != "none" else 1.0, cutoff, b, b_channels)
+        self.long_skips: Any = nn.ModuleList(  # outermost pair of blocks first
+            [LongSkip(settings, self.grid, self.num_prefix) for _ in range(depth // 2)]
+        )
+        self.skip_window: tuple[float, float] | None = None
+
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        self.apply(self._init_weights)
+
+    @staticmethod
+    def _init_weights(module: nn.Module) -> None:
+        """Initialise as published: truncated normal of std 0.02 for linear layers, zero biases."""
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    @property
+    def null_class(self) -> int:
+        """Label that stands for "no class": the last row of the embedding."""
+        return self.num_classes
+
+    def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
+        """Predict what the denoiser was trained to predict.
+
+        Args:
+            x: (batch, in_chans, img_size, img_size).
+            timesteps: (batch,), the schedule's time, in [0, 1000].
+            y: (batch,) labels in [0, num_classes], the last for "no class". None means "no
+                class" for every image; an unconditional model takes nothing else.
+
+        Returns:
+            The prediction, of the shape of ``x``.
+        """
+        x = self.patch_embed(x)  # B, L, D
+        x = torch.cat([*self._prefix(timesteps, y), x], dim=1)  # B, P + L, D
+        x = x + self.pos_embed
+        active = self._in_window(timesteps)
+
+        skips = []
+        for block in self.in_blocks:
+            x = self._run(block, x)
+            skips.append(x)
+
+        x = self._run(self.mid_block, x)
+
+        for block, long_skip in zip(self.out_blocks, reversed(self.long_skips), strict=True):
+            backbone, skip = long_skip(x, skips.pop(), active)
+            x = self._run(block, backbone, skip)
+
+        x = self.norm(x)
+        x = self.decoder_pred(x[:, self.num_prefix :])  # B, L, patch * patch * C
+        return self.final_layer(self._unpatchify(x))  # B, C, H, W
+
+    def set_skips(
+        self,
+        *,
+        s: float | Sequence[float] | None = None,
+        b: float | Sequence[float] | None = None,
+        filter: str | None = None,
+        cutoff: float | Sequence[float] | None = None,
+        b_channels: float | None = None,
+        window: tuple[float, float] | None = None,
+    ) -> None:
+        """Override what acts on the long skips, without touching the weights.
+
+        A call replaces the one before. What is None stays as trained, so a call without
+        arguments returns to the trained model.
+
+        Args:
+            s: Skip scale, at least 0: one value, or one per long skip from the outermost pair of
+                blocks to the innermost. A model trained without a filter gets the step.
+            b: Backbone scale, at least 0: one value or one per long skip.
+            filter: Another low-pass than the trained one.
+            cutoff: Fraction of Nyquist in (0, sqrt(2)]: one value or one per long skip.
+            b_channels: Fraction of the channels in (0, 1] that ``b`` amplifies.
+            window: First and last timestep (in the unit of ``forward``) at which the override
+                acts; outside the model is as trained. None means always.
+
+        Raises:
+            ValueError: If a value is outside its range or a list has the wrong length.
+        """
+        if filter is None and s is not None and self.long_skips[0].trained.settings.s == 1:
+            filter = "step"
+        if filter == "none":
+            s = 1.0 if s is None else s
+        given = {"s": s, "b": b, "filter": filter, "cutoff": cutoff, "b_channels": b_channels}
+        columns = {
+            name: self._per_skip(name, value) for name, value in given.items() if value is not None
+        }
+        settings = [
+            dataclasses.replace(
+                long_skip.trained.settings,
+                **{name: column[i] for name, column in columns.items()},
+            )
+            for i, long_skip in enumerate(self.long_skips)
+        ]
+        for long_skip, chosen in zip(self.long_skips, settings, strict=True):
+            long_skip.set_override(chosen, self.pos_embed.device)
+        self.skip_window = window
+
+    def _per_skip(self, name: str, value: object) -> list:
+        """One value per long skip, from a single value or a list of that length."""
+        count = len(self.long_skips)
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            return [value] * count
+        if len(value) not in (1, count):
+            raise ValueError(
+                f"{name} has {len(value)} values; accepted: one, or {count}, one per long skip "
+                "from the outermost to the innermost"
+            )
+        return list(value) * (count // len(value))
+
+    def _prefix(self, timesteps: Tensor, y: Tensor | None) -> list[Tensor]:
+        """Prefix tokens, each (B, 1, D): class (of a conditional model), time."""
+        time = self.time_embed(timestep_embedding(timesteps, self.embed_dim))[:, None]
+        if not self.num_classes:
+            return [time]
+        if y is None:
+            y = torch.full_like(timesteps, self.null_class, dtype=torch.long)
+        return [self.label_emb(y)[:, None], time]
+
+    def _in_window(self, timesteps: Tensor) -> Tensor | None:
+        """Images on which the override acts, (B, 1, 1), or None for all of them."""
+        if self.skip_window is None:
+            return None
+        first, last = self.skip_window
+        return ((timesteps >= first) & (timesteps <= last))[:, None, None]
+
+    def _run(self, block: nn.Module, *features: Tensor) -> Tensor:
+        """Run a block, recomputing it in the backward pass if asked to."""
+        if self.grad_checkpoint and self.training:
+            return checkpoint(block, *features, use_reentrant=False)
+        return block(*features)
+
+    def _unpatchify(self, x: Tensor) -> Tensor:
+        """Put patches together: (B, L, patch * patch * C) to (B, C, H, W)."""
+        (rows, columns), patch = self.grid, self.patch_size
+        x = x.unflatten(-1, (patch, patch, self.in_chans)).unflatten(1, (rows, columns))
+        return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
