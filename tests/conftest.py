@@ -36,6 +36,7 @@ def train_arguments(folder: Path, **options: object) -> list[str]:
         "model.depth": 4,
         "model.num_heads": 2,
         "model.num_classes": 2,
+        "model.lr": 1e-3,
         "model.warmup_steps": 3,
         "samples.every_n_steps": 4,
         "samples.count": 4,

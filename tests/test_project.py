@@ -1,12 +1,15 @@
 """The shape of the project: which module may import which, configurations that load."""
 
 import ast
+import re
+import shlex
 import sys
 
 import pytest
 import yaml
 from conftest import ROOT
 
+import sample
 import train
 
 ARROWS = {
@@ -61,21 +64,68 @@ def test_a_configuration_is_complete_and_says_what_to_expect(path):
         assert promised in header, promised
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_configuration_builds_its_model(path, monkeypatch, tmp_path):
-    """Every configuration parses and builds; the run stops before the data are touched."""
+class Built(Exception):
+    """A training command got as far as loading its data."""
 
-    class Built(Exception):
-        pass
+
+def build(monkeypatch, arguments):
+    """Run a training command up to where it would load its data; the model it built."""
 
     def stop(cli):
         raise Built(cli.model)
 
     monkeypatch.setattr(train, "check_run", stop)
-    monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(path)])
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
     with pytest.raises(Built) as built:
-        train.main(["--config", str(path), "--trainer.accelerator", "cpu"])
-    model = built.value.args[0]
+        train.main([*arguments, "--trainer.accelerator=cpu", "--trainer.devices=1"])
+    return built.value.args[0]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_configuration_builds_its_model(path, monkeypatch, tmp_path):
+    """Every configuration parses and builds; the run stops before the data are touched."""
+
+    monkeypatch.chdir(tmp_path)
+    model = build(monkeypatch, ["--config", str(path)])
     expected = {"cifar10_uvit_small": 44_255_328}.get(path.stem)
     assert expected is None or sum(p.numel() for p in model.parameters()) == expected
+
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for block in re.findall(r"```\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith(("python train.py", "python sample.py", "make "))
+]
+
+
+def test_the_readme_has_commands():
+    assert {command[1] for command in COMMANDS} >= {"train.py", "sample.py", "demo"}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_command_of_the_readme_is_accepted(command, monkeypatch):
+    program, arguments = command[1], command[2:]
+    monkeypatch.chdir(ROOT)
+    if command[0] == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert program in targets
+    elif program == "train.py":
+        build(monkeypatch, arguments)
+    else:
+        sample.check_numbers(sample.build_parser().parse_args(arguments))
+
+
+def test_the_python_of_the_readme_runs(trained):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code = code.replace("runs/quickstart/version_0/checkpoints/last.ckpt", str(trained))
+    code = code.replace("[3, 3, 5]", "[0, 0, 1], steps=2")  # a model of two classes
+    names = {}
+    exec(code, names)
+    assert names["images"].shape == (3, 3, 16, 16)
+
+
+def test_links_and_pictures_of_the_readme_exist():
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
