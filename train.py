@@ -133,11 +133,13 @@ def main(args: list[str] | None = None) -> None:
                 save_config_kwargs={"overwrite": True},
                 trainer_defaults={
                     "plugins": [{"class_path": "uvit_lit.callbacks.AtomicCheckpointIO"}],
-                    "callbacks": [LossByTime(), ImagesPerSecond(), LearningRateMonitor()],
+                    "callbacks": [LossByTime(), LearningRateMonitor()],
                 },
             )
         except (ArgumentError, MisconfigurationException) as error:
             fail(error, 2)
+        # First of all callbacks: what the others do at the end of a step is not training time.
+        cli.trainer.callbacks.insert(0, ImagesPerSecond())
         check_run(cli)
     try:
         cli.trainer.fit(

@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -128,6 +129,17 @@ def test_samples_in_training_come_from_the_averaged_weights(folder, monkeypatch)
     assert differences(seen[4], load(path)["state_dict"]) == []
 
 
+def test_speed_does_not_count_the_time_of_sampling(folder, monkeypatch):
+    monkeypatch.setattr(
+        "uvit_lit.callbacks.SampleGrid._sample",
+        lambda *_: time.sleep(2) or torch.zeros(4, 3, 16, 16),
+    )
+    path = run(folder, 8, "speed", **{"trainer.log_every_n_steps": 4})
+    events = EventAccumulator(str(path.parent.parent)).Reload()
+    # Sixteen images of 16 pixels in the two seconds of one grid would be at most 8 a second.
+    assert all(e.value > 8 for e in events.Scalars("train/images_per_second"))
+
+
 def test_a_failure_while_sampling_puts_the_raw_weights_back():
     class Average(train.EMAWeightAveraging):
         swaps = 0
@@ -160,6 +172,21 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path):
     io.save_checkpoint({"step": 1}, path)
     with pytest.raises((AttributeError, TypeError)):
         io.save_checkpoint({"step": 2, "not plain": lambda: None, "generator": iter([])}, path)
+    assert load(path) == {"step": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
+    """A limit on the size of files stands for the full disk."""
+    io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    io.save_checkpoint({"step": 1}, path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        with pytest.raises(OSError, match=r"last\.ckpt"):
+            io.save_checkpoint({"x": torch.zeros(1_000_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert load(path) == {"step": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 

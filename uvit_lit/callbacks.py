@@ -90,8 +90,8 @@ class LossByTime(Callback):
 class ImagesPerSecond(Callback):
     """Training speed over all devices since the last logged step, pauses excluded.
 
-    Validation, sampling and saving are pauses. The device is not synchronised: over the steps
-    between two logs the queue evens out.
+    Validation, sampling and saving are pauses, if this callback comes before those that sample and
+    save. The device is not synchronised: over the steps between two logs the queue evens out.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -226,13 +226,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Replace a checkpoint in one move, so that a killed process leaves the old one or the new."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
-        """Write beside ``path``, then rename."""
+        """Write beside ``path``, then rename; an ``OSError`` leaves ``path`` as it was."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
         try:
             with partial.open("wb") as file:
-                torch.save(checkpoint, file)
+                try:
+                    torch.save(checkpoint, file)
+                except RuntimeError as error:  # what torch makes of a write that failed
+                    raise OSError(f"cannot write checkpoint {path}: {error}") from None
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
@@ -249,7 +252,8 @@ class SaveConfig(SaveConfigCallback):
         if writer is None:
             return
         text = self.parser.dump(self.config, skip_none=False)
-        writer.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))
+        indented = "\n".join(f"    {line}" for line in text.splitlines())
+        writer.add_text("config", indented, trainer.global_step)
         values = {k: v if isinstance(v, int | float | str) else str(v)
                   for k, v in pl_module.hparams.items() if not k.startswith("_")}  # fmt: skip
         for summary in hparams(values, {"val/loss": None, "train/loss": None}):
