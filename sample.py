@@ -95,20 +95,22 @@ def check_numbers(args: argparse.Namespace) -> None:
 
 
 def free_stem(args: argparse.Namespace, model: "Model") -> Path:
-    """Path without a suffix that no file below --out has yet; makes the directory."""
-    name = model.path.resolve().parents[2].name if len(model.path.resolve().parents) > 2 else ""
-    parts = [name] if model.path.parent.name == "checkpoints" else [model.path.stem]
-    parts += [
-        f"{knob}{'-'.join(f'{v:g}' for v in getattr(args, knob))}"
-        for knob in ("s", "b")
-        if getattr(args, knob)
-    ]
+    """Path without a suffix that no output below --out has yet; makes the directory."""
+    path = model.path.resolve()
+    in_a_run = path.parent.name == "checkpoints" and len(path.parents) > 2
+    parts = [path.parents[2].name if in_a_run else path.stem]
+    for knob in ("s", "b"):
+        if values := getattr(args, knob):
+            parts.append(knob + "-".join(f"{value:g}" for value in values))
     stem = "_".join([*parts, f"seed{args.seed}"])
     args.out.mkdir(parents=True, exist_ok=True)
-    taken = {path.name.split(".png")[0] for path in args.out.glob("*.png")}
-    return args.out / next(
-        name for k in count(1) if (name := stem if k == 1 else f"{stem}-{k}") not in taken
-    )
+    existing = [path.name for path in args.out.iterdir()]
+
+    def is_taken(name: str) -> bool:
+        return any(file.startswith((f"{name}.", f"{name}_image")) for file in existing)
+
+    candidates = (stem if k == 1 else f"{stem}-{k}" for k in count(1))
+    return args.out / next(name for name in candidates if not is_taken(name))
 
 
 def write(path: Path, content: bytes) -> None:
