@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uvit_lit.cli import Parser, checked_input, comma_list
+from uvit_lit.cli import Parser, checked_input, comma_list, fail
 
 if TYPE_CHECKING:  # heavy: imported after the arguments are parsed
     from torch import Tensor
@@ -88,6 +88,8 @@ def check_numbers(args: argparse.Namespace) -> None:
     for name, least in (("n", 1), ("seed", 0), ("batch_size", 1)):
         if getattr(args, name) < least:
             raise ValueError(f"{name} is {getattr(args, name)}; accepted: at least {least}")
+    if args.seed + args.n > 2**63:
+        raise ValueError(f"seed is {args.seed}; accepted: below 2^63, for every image")
     if not (math.isfinite(args.cfg) and args.cfg >= 0):
         raise ValueError(f"cfg is {args.cfg}; accepted: a number of at least 0")
     if args.t_range and len(args.t_range) != 2:
@@ -168,6 +170,8 @@ def main(arguments: list[str] | None = None) -> None:
     """
     args = build_parser().parse_args(arguments)
 
+    import torch
+
     from uvit_lit.checkpoint import find_checkpoint, load_model
     from uvit_lit.denoiser import Guided
     from uvit_lit.sampler import check_solver, sample, to_uint8
@@ -195,16 +199,19 @@ def main(arguments: list[str] | None = None) -> None:
         stem = free_stem(args, model)
 
     seeds = list(range(args.seed, args.seed + args.n))
-    images = sample(
-        guided,
-        model.image_shape,
-        seeds,
-        labels,
-        solver=args.solver,
-        steps=args.steps,
-        batch_size=args.batch_size,
-        device=device,
-    )
+    try:
+        images = sample(
+            guided,
+            model.image_shape,
+            seeds,
+            labels,
+            solver=args.solver,
+            steps=args.steps,
+            batch_size=args.batch_size,
+            device=device,
+        )
+    except torch.OutOfMemoryError:
+        fail(f"out of memory: choose a smaller --batch_size than {args.batch_size}", 1)
     parameters = {
         "ckpt": str(model.path),
         "training_steps": model.step,

@@ -62,7 +62,9 @@ class TrainCLI(LightningCLI):
         self.config.ckpt_path = str(path)
         version = path.parent.parent
         in_a_run = path.parent.name == "checkpoints" and version.name.startswith("version_")
-        if in_a_run and hasattr(logger, "init_args"):
+        newest = path == max(path.parent.glob("*.ckpt"), key=lambda p: p.stat().st_mtime)
+        # From an older checkpoint a new version branches off; the newer ones stay.
+        if in_a_run and newest and hasattr(logger, "init_args"):
             logger.init_args["save_dir"] = str(version.parent.parent)
             logger.init_args["name"] = version.parent.name
             logger.init_args["version"] = int(version.name.removeprefix("version_"))
@@ -87,6 +89,8 @@ def check_run(cli: TrainCLI) -> None:
                 raise ValueError(
                     f"{name} is {model.hparams[name]} here and {saved.get(name)} in the checkpoint"
                 )
+    if model.hparams["in_chans"] != 3:
+        raise ValueError(f"in_chans is {model.hparams['in_chans']}; accepted: 3, images are RGB")
     data.prepare_data()
     data.setup()
     classes = model.denoiser.backbone.num_classes

@@ -57,6 +57,17 @@ def test_half_of_the_images_are_flipped_if_asked():
     assert not TrainBatches(numbered(8), 8, seed=0, flip=False)[0]["flip"].any()
 
 
+def test_flips_are_independent_of_the_times():
+    """The step draws its times first from the seed of the batch, on the CPU as the flips are."""
+    flips, times = [], []
+    for n in range(100):
+        batch = TrainBatches(numbered(8), 8, seed=0)[n]
+        flips.append(batch["flip"].float())
+        times.append(torch.rand(8, generator=torch.Generator().manual_seed(batch["seed"])))
+    correlation = torch.corrcoef(torch.stack([torch.cat(flips), torch.cat(times)]))[0, 1]
+    assert abs(correlation) < 0.15
+
+
 def test_a_batch_is_mirrored_and_scaled_on_the_device():
     pixels = torch.tensor([[[[0, 255]]], [[[0, 255]]]], dtype=torch.uint8)
     batch = {"pixels": pixels, "flip": torch.tensor([False, True]), "label": torch.zeros(2)}

@@ -120,6 +120,8 @@ def test_help_answers_without_heavy_imports():
         (["--n", "0"], "n is 0; accepted"),
         (["--n", "many"], "'many'"),
         (["--seed", "-1"], "seed is -1"),
+        (["--seed", "100000000000000000000"], "below 2^63"),
+        (["--cutoff", "0.5"], "give s as well"),
         (["--batch_size", "0"], "batch_size is 0"),
         (["--solver", "euler"], "'euler'; accepted: ddpm"),
         (["--steps", "0"], "steps is 0; accepted"),

@@ -86,6 +86,13 @@ def test_the_solver_knows_what_is_predicted(prediction):
     torch.testing.assert_close(converted, reference, atol=2e-3, rtol=0)
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_thousand_steps_are_finite(solver):
+    x = sample(exact(), (1, 2, 2), list(range(50)), solver=solver, steps=1000, progress=False)
+    assert x.isfinite().all()
+    assert x.mean() == pytest.approx(0.3, abs=0.1)
+
+
 def test_rounding():
     values = torch.tensor([-2.0, -1.0, -1 + 1.4 / 127.5, 0.0, 1.0, 3.0])
     assert to_uint8(values).tolist() == [0, 0, 1, 128, 255, 255]

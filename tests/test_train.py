@@ -79,6 +79,20 @@ def test_a_resumed_run_continues_in_its_own_directory(folder):
     assert [p.name for p in (folder.parent / "runs" / "one").iterdir()] == ["version_0"]
 
 
+def test_an_older_checkpoint_branches_off_and_keeps_the_newer(folder):
+    path = run(folder, 6, "one", **{"checkpoints.keep_every_n_steps": 3})
+    before = path.read_bytes()
+    older = path.with_name("step=3.ckpt")
+    run(folder, 4, "one", ckpt_path=older)
+    assert path.read_bytes() == before
+    assert load(folder.parent / "runs/one/version_1/checkpoints/last.ckpt")["global_step"] == 4
+
+
+def test_a_run_that_is_stopped_early_saves(folder):
+    path = run(folder, 1000, "timed", **{"trainer.max_time": "00:00:00:02"})
+    assert 0 < load(path)["global_step"] < 1000
+
+
 def test_the_run_leaves_what_it_promises(trained):
     version = trained.parent.parent
     assert (version / "config.yaml").exists()
@@ -261,6 +275,11 @@ def test_bfloat16_training_runs(folder):
         ({"model.num_classes": 7}, "the data has 2 classes, the model 7"),
         ({"model.lr": "fast"}, "model.lr"),
         ({"model.lr": 0}, "lr is 0"),
+        ({"model.weight_decay": -1}, "weight_decay is -1"),
+        ({"model.betas": "[1.0, 0.999]"}, "betas are"),
+        ({"model.mlp_ratio": -1}, "mlp_ratio is -1"),
+        ({"model.in_chans": 1}, "in_chans is 1"),
+        ({"samples.columns": 0}, "columns 0"),
         ({"model.schedule": "exp"}, "'exp'; accepted: vp"),
         ({"model.prediction": "score"}, "'score'; accepted: eps"),
         ({"samples.solver": "euler"}, "'euler'; accepted: ddpm"),

@@ -144,7 +144,9 @@ def test_an_override_keeps_what_it_does_not_name():
     [
         ({"s": [0.1, 0.2, 0.3]}, "s has 3 values"),
         ({"b": [-1.0]}, "b is -1.0"),
-        ({"cutoff": 2.0}, "cutoff is 2.0"),
+        ({"s": 0.5, "cutoff": 2.0}, "cutoff is 2.0"),
+        ({"cutoff": 0.5}, "give s as well"),
+        ({"filter": "step"}, "give s as well"),
         ({"filter": "bandpass"}, "bandpass"),
         ({"filter": "none", "s": 0.5}, "without a filter"),
     ],

@@ -70,6 +70,7 @@ class LossByTime(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start with empty sums."""
         self.sums = torch.zeros(2, 4, device=pl_module.device)
+        self.logged = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
@@ -78,7 +79,8 @@ class LossByTime(Callback):
         losses, t = outputs["losses"], outputs["t"]
         quarter = (t * 4).long().clamp(max=3)
         self.sums.index_add_(1, quarter, torch.stack([losses, torch.ones_like(losses)]))
-        if is_logged(trainer, trainer.global_step):
+        if is_logged(trainer, trainer.global_step) and self.logged != trainer.global_step:
+            self.logged = trainer.global_step
             means = (self.sums[0] / self.sums[1]).tolist()
             self.sums.zero_()
             names = ("t_0.00-0.25", "t_0.25-0.50", "t_0.50-0.75", "t_0.75-1.00")
@@ -88,29 +90,33 @@ class LossByTime(Callback):
 
 
 class ImagesPerSecond(Callback):
-    """Training speed over all devices since the last logged step, pauses excluded.
+    """Training speed over all devices between two logged steps.
 
-    Validation, sampling and saving are pauses, if this callback comes before those that sample and
-    save. The device is not synchronised: over the steps between two logs the queue evens out.
+    The clock stops at a logged step and starts with the next batch. Validation, sampling and saving
+    are not counted if they fall on logged steps and this callback comes before those that do them.
+    The device is not synchronised: over many steps the queue evens out.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start with empty sums."""
-        self.images, self.seconds = 0, 0.0
+        """Start with nothing counted."""
+        self.images = 0
+        self.logged = trainer.global_step
 
     def on_train_batch_start(self, *_: Any) -> None:
-        """Start the clock."""
-        self.started = time.perf_counter()
+        """Start the clock with the first batch after a logged step."""
+        if self.images == 0:
+            self.started = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
     ) -> None:
-        """Stop the clock; log on the steps that are logged."""
-        self.seconds += time.perf_counter() - self.started
+        """Count; log on the steps that are logged."""
         self.images += len(outputs["t"]) * trainer.world_size
-        if is_logged(trainer, trainer.global_step):
-            pl_module.log("train/images_per_second", self.images / self.seconds)
-            self.images, self.seconds = 0, 0.0
+        if is_logged(trainer, trainer.global_step) and self.logged != trainer.global_step:
+            self.logged = trainer.global_step
+            rate = self.images / (time.perf_counter() - self.started)
+            pl_module.log("train/images_per_second", rate)
+            self.images = 0
 
 
 class SampleGrid(Callback):
@@ -136,9 +142,10 @@ class SampleGrid(Callback):
         steps: int = 25,
         columns: int = 10,
     ) -> None:
-        if every_n_steps < 1 or count < 1:
+        if min(every_n_steps, count, columns) < 1:
             raise ValueError(
-                f"every_n_steps is {every_n_steps} and count is {count}; accepted: at least 1"
+                f"every_n_steps is {every_n_steps}, count {count}, columns {columns}; "
+                "accepted: at least 1"
             )
         check_solver(solver, steps)
         self.every_n_steps, self.columns = every_n_steps, columns
@@ -216,7 +223,8 @@ class Checkpoints(Checkpoint):
             return
         self._last_step = step
         directory = Path(trainer.log_dir) / "checkpoints"
-        if step % self.every_n_steps == 0 or step == trainer.max_steps:
+        ending = step == trainer.max_steps or trainer.should_stop
+        if step % self.every_n_steps == 0 or ending:
             trainer.save_checkpoint(directory / "last.ckpt", weights_only=False)
         if self.keep_every_n_steps and step % self.keep_every_n_steps == 0:
             trainer.save_checkpoint(directory / f"step={step}.ckpt", weights_only=False)

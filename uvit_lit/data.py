@@ -93,7 +93,8 @@ class TrainBatches:
             ]
         )
         seed = derive_seed(self.seed, 1, n, self.rank)
-        generator = torch.Generator().manual_seed(seed)
+        # A seed of their own: the step draws its times from the other one.
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, 3, n, self.rank))
         flip = torch.rand(self.batch_size, generator=generator) < (0.5 if self.flip else 0.0)
         return {
             "pixels": self.images.pixels[index],
@@ -340,7 +341,7 @@ def _decode(root: Path, files: list[Path], size: int, path: Path) -> None:
             errors.append(f"not a readable image ({type(error).__name__})")
     path.parent.mkdir(parents=True, exist_ok=True)
     stacked = np.stack(pixels) if pixels else np.empty((0, 3, size, size), np.uint8)
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     with partial.open("wb") as output:
         np.savez(output, pixels=stacked, errors=np.array(errors))
     os.replace(partial, path)

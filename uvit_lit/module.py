@@ -12,7 +12,8 @@ from uvit_lit.uvit import UViT
 
 def is_logged(trainer: Trainer, step: int) -> bool:
     """Whether the trainer writes what is logged at this optimiser step."""
-    return step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return every > 0 and step % every == 0
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -72,6 +73,10 @@ class DiffusionModule(LightningModule):
             raise ValueError(f"class_dropout is {class_dropout}; accepted: from 0 to below 1")
         if not lr > 0:
             raise ValueError(f"lr is {lr}; accepted: above 0")
+        if not weight_decay >= 0:
+            raise ValueError(f"weight_decay is {weight_decay}; accepted: 0 or more")
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas are {betas}; accepted: two numbers from 0 to below 1")
         if warmup_steps < 0:
             raise ValueError(f"warmup_steps is {warmup_steps}; accepted: 0 or more")
         self.save_hyperparameters()

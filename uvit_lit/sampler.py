@@ -13,9 +13,15 @@ from uvit_lit.schedule import STEPS, Schedule
 SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddpm": ("DDPMScheduler", {"clip_sample": False, "timestep_spacing": "trailing"}),
     "ddim": ("DDIMScheduler", {"clip_sample": False, "timestep_spacing": "trailing"}),
-    "dpmpp": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
-    "sde-dpmpp": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
-    "unipc": ("UniPCMultistepScheduler", {}),
+    "dpmpp": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "timestep_spacing": "trailing"},
+    ),
+    "sde-dpmpp": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "timestep_spacing": "trailing"},
+    ),
+    "unipc": ("UniPCMultistepScheduler", {"timestep_spacing": "trailing"}),
     "heun": ("HeunDiscreteScheduler", {}),
 }
 """Our name of each solver, the scheduler class of diffusers, and its options."""

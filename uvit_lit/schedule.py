@@ -98,9 +98,9 @@ class Schedule:
         Returns:
             alpha and sigma, of the shape and dtype of ``t``.
         """
-        log_alpha = self.log_alpha(t)
+        log_alpha = self.log_alpha(t.cpu() if t.device.type == "mps" else t)  # MPS has no float64
         sigma = (-torch.expm1(2 * log_alpha)).sqrt()
-        return log_alpha.exp().to(t.dtype), sigma.to(t.dtype)
+        return log_alpha.exp().to(t.dtype).to(t.device), sigma.to(t.dtype).to(t.device)
 
     def betas(self) -> Tensor:
         """Variance added by each of the 1000 steps, float64: ``trained_betas`` of diffusers.

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from uvit_lit.filters import LongSkip, SkipSettings
+from uvit_lit.filters import FILTERS, LongSkip, SkipSettings
 
 
 def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10_000) -> Tensor:
@@ -157,6 +157,8 @@ class UViT(nn.Module):
         ):
             if value <= 0 or divisor <= 0 or value % divisor:
                 raise ValueError(f"{name} is {value}; accepted: a positive multiple of {divisor}")
+        if not mlp_ratio * embed_dim >= 1:
+            raise ValueError(f"mlp_ratio is {mlp_ratio}; accepted: above 0")
         if num_classes < 0:
             raise ValueError(f"num_classes is {num_classes}; accepted: 0 (no classes) or more")
         self.img_size, self.patch_size, self.in_chans = img_size, patch_size, in_chans
@@ -270,8 +272,11 @@ class UViT(nn.Module):
         Raises:
             ValueError: If a value is outside its range or a list has the wrong length.
         """
-        if filter is None and s is not None and self.long_skips[0].trained.settings.s == 1:
-            filter = "step"
+        if self.long_skips[0].trained.settings.filter == "none":
+            if s is None and (cutoff is not None or filter in FILTERS[1:]):
+                raise ValueError("a filter without s changes nothing on this model: give s as well")
+            if s is not None and filter is None:
+                filter = "step"
         if filter == "none":
             s = 1.0 if s is None else s
         given = {"s": s, "b": b, "filter": filter, "cutoff": cutoff, "b_channels": b_channels}
@@ -315,7 +320,9 @@ class UViT(nn.Module):
         if self.skip_window is None:
             return None
         first, last = self.skip_window
-        return ((timesteps >= first) & (timesteps <= last))[:, None, None]
+        rounding = 1e-3  # of float32 times up to 1000: both ends belong to the window
+        active = (timesteps >= first - rounding) & (timesteps <= last + rounding)
+        return active[:, None, None]
 
     def _run(self, block: nn.Module, *features: Tensor) -> Tensor:
         """Run a block, recomputing it in the backward pass if asked to."""
