@@ -62,7 +62,8 @@ class TrainCLI(LightningCLI):
         self.config.ckpt_path = str(path)
         version = path.parent.parent
         in_a_run = path.parent.name == "checkpoints" and version.name.startswith("version_")
-        newest = path == max(path.parent.glob("*.ckpt"), key=lambda p: p.stat().st_mtime)
+        siblings = path.parent.glob("*.ckpt")
+        newest = path == max(siblings, key=lambda p: p.stat().st_mtime, default=None)
         # From an older checkpoint a new version branches off; the newer ones stay.
         if in_a_run and newest and hasattr(logger, "init_args"):
             logger.init_args["save_dir"] = str(version.parent.parent)

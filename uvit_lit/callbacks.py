@@ -150,7 +150,6 @@ class SampleGrid(Callback):
         check_solver(solver, steps)
         self.every_n_steps, self.columns = every_n_steps, columns
         self.count, self.seed, self.solver, self.steps = count, seed, solver, steps
-        self._last_step = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do not repeat the grid of the step that a resumed run starts from."""
@@ -210,7 +209,6 @@ class Checkpoints(Checkpoint):
                 "accepted: at least 1 and at least 0"
             )
         self.every_n_steps, self.keep_every_n_steps = every_n_steps, keep_every_n_steps
-        self._last_step = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do not repeat the save that a resumed run starts from."""

@@ -195,15 +195,12 @@ class ImageData(LightningDataModule):
         self.validation: Images | None = None
 
     def prepare_data(self) -> None:
-        """Download or decode, once per machine."""
-        if self.name in ("cifar10", "cifar100"):
+        """Download, once per machine."""
+        if self.name in ("cifar10", "cifar100") and self.train is None:
             self._cifar(train=True, download=True)
-        elif self.name == "folder":
-            for split in filter(None, self._splits()):
-                load_folder(split, self.image_size, self.cache)
 
     def setup(self, stage: str | None = None) -> None:
-        """Load both splits into memory, once."""
+        """Load both splits into memory, once; a folder is decoded here if it is not cached."""
         if self.train is not None:
             return
         if self.name in ("cifar10", "cifar100"):
@@ -342,9 +339,12 @@ def _decode(root: Path, files: list[Path], size: int, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     stacked = np.stack(pixels) if pixels else np.empty((0, 3, size, size), np.uint8)
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as output:
-        np.savez(output, pixels=stacked, errors=np.array(errors))
-    os.replace(partial, path)
+    try:
+        with partial.open("wb") as output:
+            np.savez(output, pixels=stacked, errors=np.array(errors))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _decode_one(path: Path, size: int) -> np.ndarray:
