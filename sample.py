@@ -35,8 +35,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--s", type=floats, help="skip scale, at least 0; 1 is no change (default: as trained)")
     add("--b", type=floats, help="backbone scale, at least 0; 1 is no change (default: as trained)")
     add("--b_channels", type=float, help="fraction of channels that b amplifies (default: all)")
-    add("--filter", help="low-pass that s scales: step, or none (default: as trained, else step)")
+    add("--filter", help="low-pass that s scales: step, butterworth, chebyshev, chebyshev2, "
+        "freeu_box, or none (default: as trained, else step)")  # fmt: skip
     add("--cutoff", type=floats, help="end of the passband, fraction of Nyquist, up to sqrt(2)")
+    add("--order", type=int, help="order of butterworth, chebyshev and chebyshev2, 1 to 12")
+    add("--ripple", type=float, help="passband ripple of chebyshev in dB, 0.05 to 6")
+    add("--attenuation", type=float, help="stopband attenuation of chebyshev2 in dB, 10 to 80")
     add("--t_range", type=floats, help="first,last t in [0, 1] at which s and b act; 1 is noise")
     add("--classes", type=names, help="class names or numbers, in turn (default: all)")
     add("--cfg", type=float, default=1.0, help="guidance scale; 1 (default): no guidance")
@@ -186,6 +190,9 @@ def main(arguments: list[str] | None = None) -> None:
             b=args.b,
             filter=args.filter,
             cutoff=args.cutoff,
+            order=args.order,
+            ripple=args.ripple,
+            attenuation=args.attenuation,
             b_channels=args.b_channels,
             t_range=tuple(args.t_range) if args.t_range else None,
         )

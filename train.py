@@ -4,7 +4,6 @@
 chooses another recipe, every entry of which is also an option; ``--ckpt_path last`` resumes.
 """
 
-import inspect
 import logging
 import sys
 import warnings
@@ -23,13 +22,13 @@ from uvit_lit.callbacks import (
     RunProgressBar,
     SampleGrid,
     SaveConfig,
+    SkipReport,
 )
-from uvit_lit.checkpoint import find_checkpoint, read_checkpoint
+from uvit_lit.checkpoint import find_checkpoint, model_arguments, read_checkpoint
 from uvit_lit.cli import Parser, checked_input, fail
 from uvit_lit.data import ImageData
 from uvit_lit.filters import FILTERS
 from uvit_lit.module import DiffusionModule
-from uvit_lit.uvit import UViT
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "cifar10_uvit_tiny.yaml"
 
@@ -48,6 +47,7 @@ class TrainCLI(LightningCLI):
         parser.link_arguments("model.img_size", "data.image_size")
         parser.add_lightning_class_args(EMAWeightAveraging, "ema")
         parser.add_lightning_class_args(SampleGrid, "samples")
+        parser.add_lightning_class_args(SkipReport, "skips")
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
 
     def before_instantiate_classes(self) -> None:
@@ -84,8 +84,9 @@ def check_run(cli: TrainCLI) -> None:
             "in optimiser steps: set --trainer.max_steps and leave max_epochs at -1"
         )
     if cli.config.ckpt_path:
-        saved = read_checkpoint(Path(cli.config.ckpt_path))["hyper_parameters"]
-        for name in (*inspect.signature(UViT).parameters, "schedule", "prediction"):
+        content = read_checkpoint(Path(cli.config.ckpt_path))
+        saved = {**content["hyper_parameters"], **model_arguments(content)}
+        for name in (*model_arguments(content), "schedule", "prediction"):
             if saved.get(name) != model.hparams[name]:
                 raise ValueError(
                     f"{name} is {model.hparams[name]} here and {saved.get(name)} in the checkpoint"

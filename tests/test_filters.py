@@ -1,183 +1,195 @@
-"""The filters against torch.fft and the equations of the paper."""
+"""The responses against scipy and against what is known of them."""
 
 import math
+import warnings
 
+import numpy as np
 import pytest
 import torch
+from scipy import signal
 
 from uvit_lit.filters import (
-    LongSkip,
-    Modulation,
-    SkipSettings,
+    FILTERS,
+    PROTOTYPES,
+    LowPass,
     filter_matrix,
-    magnitude_response,
-    radial_frequency,
-    scale_backbone,
+    frequencies,
+    hartley_matrix,
+    radial_power,
 )
 
-GRIDS = [(8, 8), (16, 16), (7, 7), (5, 8), (16, 9), (1, 6), (1, 1)]
+DESIGNS = {
+    "butterworth": [{}],
+    "chebyshev": [{"ripple": r} for r in (0.05, 1.0, 6.0)],
+    "chebyshev2": [{"attenuation": a} for a in (10.0, 40.0, 80.0)],
+}
+EVERY = [(name, design) for name, designs in DESIGNS.items() for design in designs]
+CUTOFFS = (1 / 64, 0.125, 0.3, 1.0, math.sqrt(2))
 
 
-def step(s, cutoff, grid, prefix=2, **other):
-    return Modulation(SkipSettings("step", s=s, cutoff=cutoff, **other), grid, prefix)
+def along_an_axis(radius):
+    """Frequencies of that radius."""
+    radius = torch.as_tensor(radius, dtype=torch.float64)
+    return torch.stack([radius, torch.zeros_like(radius)], dim=-1)
 
 
-def fft_reference(x, s, cutoff, grid):
-    """Equations 1 and 2, read literally, on (batch, tokens, channels)."""
-    height, width = grid
-    maps = x.double().transpose(1, 2).unflatten(-1, grid)
-    fy = torch.fft.fftfreq(height, dtype=torch.float64)[:, None] * 2
-    fx = torch.fft.fftfreq(width, dtype=torch.float64)[None, :] * 2
-    beta = torch.where((fy**2 + fx**2).sqrt() < cutoff, s, 1.0)
-    filtered = torch.fft.ifft2(torch.fft.fft2(maps) * beta)
-    assert filtered.imag.abs().max() < 1e-12
-    return filtered.real.flatten(-2).transpose(1, 2)
+def scipy_magnitude(name, order, cutoff, radius, ripple=None, attenuation=None):
+    design = {
+        "butterworth": lambda: signal.butter(order, cutoff, analog=True, output="zpk"),
+        "chebyshev": lambda: signal.cheby1(order, ripple, cutoff, analog=True, output="zpk"),
+        "chebyshev2": lambda: signal.cheby2(order, attenuation, cutoff, analog=True, output="zpk"),
+    }[name]()
+    return np.abs(signal.freqs_zpk(*design, worN=radius)[1])
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("cutoff", [0.01, 0.25, 0.3, 0.8, 1.0, math.sqrt(2)])
-@pytest.mark.parametrize("s", [0.0, 0.5, 1.0, 1.7])
-def test_step_equals_the_fourier_transform(grid, cutoff, s):
-    skip = torch.randn(3, 2 + grid[0] * grid[1], 5)
-    _, filtered = step(s, cutoff, grid)(skip, skip)
-    expected = fft_reference(skip[:, 2:], s, cutoff, grid)
-    torch.testing.assert_close(filtered[:, 2:].double(), expected, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize(("name", "design"), EVERY)
+@pytest.mark.parametrize("cutoff", CUTOFFS)
+def test_equal_to_scipy(name, design, cutoff):
+    radius = np.append(np.linspace(0, math.sqrt(2), 201), cutoff)
+    for order in range(1, 13):
+        ours = LowPass(name, order, **design)(along_an_axis(radius), cutoff)
+        scipys = scipy_magnitude(name, order, cutoff, radius, **design)
+        np.testing.assert_allclose(ours, scipys, atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("prefix", [0, 1, 2])
-def test_prefix_tokens_are_untouched(prefix):
-    features = torch.randn(2, prefix + 64, 6)
-    backbone, skip = step(0.0, 0.5, (8, 8), prefix, b=2.0)(features, features)
-    assert torch.equal(skip[:, :prefix], features[:, :prefix])
-    assert torch.equal(backbone[:, :prefix], features[:, :prefix])
-    assert not torch.equal(skip[:, prefix:], features[:, prefix:])
+@pytest.mark.parametrize(("name", "design"), EVERY)
+def test_finite_in_float32_with_a_finite_gradient(name, design):
+    """At f = 0, at the cutoff, and where type II is 0, too."""
+    for order in range(1, 13):
+        zeros = np.array(PROTOTYPES[name](LowPass(name, order, **design))[0]).imag
+        for value in CUTOFFS:
+            at_zeros = np.abs(zeros[np.abs(zeros) * value < 1.4] * value)
+            radius = np.concatenate([np.linspace(0, math.sqrt(2), 65), [value], at_zeros])
+            frequency = along_an_axis(radius).float()
+            cutoff = torch.tensor([value], dtype=torch.float32, requires_grad=True)
+            response = LowPass(name, order, **design)(frequency, cutoff)
+            slopes = torch.autograd.functional.jacobian(
+                lambda c, n=order, f=frequency: LowPass(name, n, **design)(f, c), cutoff
+            )
+            assert response.isfinite().all()
+            assert slopes.isfinite().all()
+            assert response.max() <= 1 + 1e-4
+            exact = LowPass(name, order, **design)(along_an_axis(radius), value)
+            torch.testing.assert_close(response.detach().double(), exact, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("s", [0.0, 0.4, 1.5])
-def test_a_constant_map_is_scaled_by_s(grid, s):
-    skip = torch.full((1, 1 + grid[0] * grid[1], 2), 3.0)
-    _, filtered = step(s, 0.3, grid, prefix=1)(skip, skip)
-    torch.testing.assert_close(filtered[:, 1:], torch.full_like(filtered[:, 1:], 3.0 * s))
+@pytest.mark.parametrize(("name", "design"), EVERY)
+@pytest.mark.parametrize("order", [1, 4, 7])
+def test_gradcheck(name, design, order):
+    frequency = along_an_axis(torch.linspace(0, 1.4, 30))
+    cutoff = torch.tensor([0.37], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda c: LowPass(name, order, **design)(frequency, c), cutoff)
 
 
-def test_keep_or_kill():
-    """A plane wave at half the cutoff is scaled by s, one at twice the cutoff passes."""
-    n, cutoff, s = 16, 0.5, 0.2
-    position = torch.arange(n, dtype=torch.float32)
-    for frequency, gain in ((cutoff / 2, s), (cutoff * 2, 1.0)):
-        for axis in (0, 1):
-            wave = torch.cos(math.pi * frequency * position)
-            wave = wave[:, None].expand(n, n) if axis == 0 else wave[None, :].expand(n, n)
-            skip = wave.reshape(1, n * n, 1)
-            _, filtered = step(s, cutoff, (n, n), prefix=0)(skip, skip)
-            torch.testing.assert_close(filtered, gain * skip, atol=1e-6, rtol=0)
+@pytest.mark.parametrize("order", [1, 3, 6, 12])
+@pytest.mark.parametrize("name", ["butterworth", "chebyshev"])
+def test_falls_by_six_decibels_per_octave_and_pole(name, order):
+    one, two = LowPass(name, order)(along_an_axis([40.0, 80.0]), 0.5).log10() * 20
+    assert float(two - one) == pytest.approx(-6.02 * order, abs=0.02 * order)
+
+
+def test_a_butterworth_of_high_order_is_the_step():
+    """Away from the edge, beyond the accepted orders."""
+    steep = LowPass("butterworth")
+    object.__setattr__(steep, "order", 50)
+    radius = np.linspace(0, math.sqrt(2), 300)
+    away = along_an_axis(radius[np.abs(radius / 0.6 - 1) > 0.15])
+    step = LowPass("step")(away, 0.6)
+    torch.testing.assert_close(steep(away, 0.6), step, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("ripple", [0.5, 3.0])
+@pytest.mark.parametrize("order", range(1, 9))
+def test_type_i_has_gain_s_at_the_peaks_of_its_response(order, ripple):
+    """At frequency 0 for odd orders; for even ones the ripple begins at its lower end."""
+    design, s, cutoff = LowPass("chebyshev", order, ripple), 0.4, 0.7
+    peaks = np.cos(np.arange(1, 2 * order, 2) * np.pi / (2 * order))
+    at_peaks, at_zero = (
+        1 - (1 - s) * design(along_an_axis(f), cutoff) for f in (np.abs(peaks) * cutoff, [0.0])
+    )
+    torch.testing.assert_close(at_peaks, torch.full_like(at_peaks, s), atol=1e-12, rtol=0)
+    dip = 1.0 if order % 2 else 10 ** (-ripple / 20)
+    assert float(at_zero) == pytest.approx(1 - (1 - s) * dip, abs=1e-12)
+
+
+def test_what_the_cutoff_means_in_each_family():
+    at = along_an_axis([0.5])
+    butterworth, chebyshev, chebyshev2 = (float(LowPass(n, 5, 2.0, 30.0)(at, 0.5)) for n in DESIGNS)
+    assert butterworth == pytest.approx(math.sqrt(0.5))
+    assert 20 * math.log10(chebyshev) == pytest.approx(-2.0)
+    assert 20 * math.log10(chebyshev2) == pytest.approx(-30.0)
+    assert LowPass("step")(along_an_axis([0.499, 0.5]), 0.5).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("name", FILTERS[1:])
+@pytest.mark.parametrize("grid", [(8, 8), (7, 5), (6, 9), (1, 4)])
+def test_every_response_is_symmetric_and_in_its_range(name, grid):
+    for cutoff in (0.25, 0.7, 1.0, 1.3):
+        response = LowPass(name)(frequencies(grid), cutoff)
+        opposite = response.flip(0, 1).roll((1, 1), (0, 1))
+        torch.testing.assert_close(response, opposite, atol=1e-14, rtol=0)
+        assert response.min() >= 0
+        assert response.max() <= 1 + 1e-12
 
 
 def test_a_cutoff_at_the_bin_spacing_touches_the_mean_alone():
-    response = magnitude_response("step", radial_frequency((8, 8)), 0.25)
+    response = LowPass("step")(frequencies((8, 8)), 0.25)
     assert response.sum() == 1
     assert response[0, 0] == 1
 
 
-def test_neutral_settings_return_the_features_themselves():
-    features = torch.randn(2, 65, 4)
-    backbone, skip = step(1.0, 0.5, (8, 8), prefix=1, b=1.0)(features, features)
-    assert backbone is features
-    assert skip is features
+def test_the_box_with_cutoff_1_holds_every_bin():
+    assert LowPass("freeu_box")(frequencies((8, 8)), 1.0).min() == 1
 
 
-def test_an_image_is_filtered_alone_as_in_a_batch():
-    batch = torch.randn(6, 66, 8)
-    modulation = step(0.3, 0.6, (8, 8), b=1.6)
-    together = modulation(batch, batch)
-    for k in range(6):
-        alone = modulation(batch[k : k + 1], batch[k : k + 1])
-        for one, many in zip(alone, together, strict=True):
-            torch.testing.assert_close(one[0], many[k], atol=1e-6, rtol=1e-5)
-
-
-def test_features_are_not_changed_in_place():
-    features = torch.randn(2, 66, 4)
-    before = features.clone()
-    step(0.0, 0.9, (8, 8), b=2.0)(features, features)
-    assert torch.equal(features, before)
-
-
-def test_bfloat16_in_bfloat16_out():
-    modulation = step(0.4, 0.6, (8, 8), b=1.5)
-    features = torch.randn(2, 66, 8)
-    exact = modulation(features, features)
-    rounded = modulation(features.bfloat16(), features.bfloat16())
-    for wide, narrow in zip(exact, rounded, strict=True):
-        assert narrow.dtype == torch.bfloat16
-        torch.testing.assert_close(narrow.float(), wide, atol=0.06, rtol=0.03)
-
-
-def test_gradients_flow():
-    torch.manual_seed(0)
-    modulation = step(0.4, 0.6, (4, 4), prefix=1, b=1.5).double()
-    backbone = torch.randn(2, 17, 3, dtype=torch.float64, requires_grad=True)
-    skip = torch.randn(2, 17, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(modulation, (backbone, skip))
+@pytest.mark.parametrize("grid", [(8, 8), (7, 5), (1, 6), (1, 1)])
+def test_the_hartley_matrix_is_its_own_inverse_and_agrees_with_the_fft(grid):
+    basis = hartley_matrix(grid)
+    tokens = grid[0] * grid[1]
+    torch.testing.assert_close(basis, basis.T)
+    torch.testing.assert_close(basis @ basis, torch.eye(tokens, dtype=torch.float64))
+    maps = torch.randn(*grid, dtype=torch.float64)
+    spectrum = torch.fft.fft2(maps, norm="ortho")
+    expected = (spectrum.real - spectrum.imag).flatten()
+    torch.testing.assert_close(basis @ maps.flatten(), expected)
 
 
 def test_filter_matrix_is_symmetric_and_idempotent_for_a_step():
-    matrix = filter_matrix(magnitude_response("step", radial_frequency((6, 9)), 0.7))
+    matrix = filter_matrix(LowPass("step")(frequencies((6, 9)), 0.7))
     torch.testing.assert_close(matrix, matrix.T)
     torch.testing.assert_close(matrix @ matrix, matrix)
 
 
-@pytest.mark.parametrize("b", [0.0, 0.5, 1.3, 2.0])
-def test_backbone_scale_follows_equations_3_to_5(b):
-    x = torch.randn(3, 1 + 20, 7)
-    scaled = scale_backbone(x, b, num_prefix=1)
-    for image in range(3):
-        tokens = x[image, 1:]
-        mean = torch.stack([sum(token) / 7 for token in tokens])
-        alpha = (b - 1) * (mean - mean.min()) / (mean.max() - mean.min()) + 1
-        torch.testing.assert_close(scaled[image, 1:], tokens * alpha[:, None])
-
-
-def test_backbone_scale_of_a_constant_map_is_one():
-    x = torch.full((2, 17, 4), 5.0)
-    assert torch.equal(scale_backbone(x, 1.7, num_prefix=1), x)
-
-
-def test_backbone_scale_reaches_the_first_channels_only():
-    x = torch.randn(2, 16, 8)
-    half, whole = scale_backbone(x, 1.4, channels=0.5), scale_backbone(x, 1.4)
-    assert torch.equal(half[..., :4], whole[..., :4])
-    assert torch.equal(half[..., 4:], x[..., 4:])
-
-
-def test_override_acts_where_it_is_active():
-    long_skip = LongSkip(SkipSettings("step", s=0.9), (4, 4), 1)
-    features = torch.randn(2, 17, 3)
-    trained = long_skip(features, features)
-    long_skip.set_override(SkipSettings("step", s=0.0, b=1.5), torch.device("cpu"))
-    override = long_skip(features, features)
-    mixed = long_skip(features, features, torch.tensor([True, False])[:, None, None])
-    for inside, outside, both in zip(override, trained, mixed, strict=True):
-        assert not torch.equal(inside[0], outside[0])
-        assert torch.equal(both[0], inside[0])
-        assert torch.equal(both[1], outside[1])
-    assert list(long_skip.state_dict()) == []
+def test_radial_power_finds_a_wave_and_keeps_the_energy():
+    grid, x = (8, 8), torch.arange(8)
+    wave = torch.cos(2 * math.pi * 2 * x / 8).expand(8, 8)  # 0.5 of Nyquist
+    rings, power = radial_power(wave.reshape(1, 64, 1), grid)
+    assert rings[power.argmax()] == 0.5
+    assert (power[rings != 0.5] < 1e-10).all()
+    noise = torch.randn(4, 64, 6)
+    rings, power = radial_power(noise, grid)
+    radius = torch.hypot(*frequencies(grid).unbind(-1)).float()
+    count = torch.tensor([(radius == ring).sum() for ring in rings])
+    torch.testing.assert_close((power * count).sum() / 64, noise.square().mean())
 
 
 @pytest.mark.parametrize(
-    ("wrong", "named"),
+    ("wrong", "message"),
     [
-        ({"filter": "box"}, "box"),
-        ({"filter": "step", "s": -0.1}, "-0.1"),
-        ({"filter": "step", "s": math.nan}, "nan"),
-        ({"s": 0.5}, "0.5"),
-        ({"b": math.inf}, "inf"),
-        ({"cutoff": 0.0}, "0.0"),
-        ({"cutoff": 2.0}, "2.0"),
-        ({"b_channels": 0.0}, "0.0"),
+        ({"name": "none"}, "filter is 'none'"),
+        ({"name": "elliptic"}, "filter is 'elliptic'; accepted: none, step, butterworth"),
+        ({"name": "butterworth", "order": 0}, "order is 0; accepted: 1 to 12, a whole number"),
+        ({"name": "chebyshev", "ripple": 7.0}, "ripple is 7.0; accepted: 0.05 to 6.0, dB"),
+        ({"name": "chebyshev2", "attenuation": 5.0}, "attenuation is 5.0; accepted: 10.0 to 80.0"),
     ],
 )
-def test_settings_outside_their_range_are_named(wrong, named):
-    with pytest.raises(ValueError, match=f"{named}.*accepted"):
-        SkipSettings(**wrong)
+def test_a_design_outside_its_range_is_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        LowPass(**wrong)
+
+
+def test_scipy_warns_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in PROTOTYPES:
+            LowPass(name, 12)(frequencies((4, 4)), 0.5)

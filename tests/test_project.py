@@ -18,12 +18,15 @@ ARROWS = {
     "shapes": set(),
     "cli": set(),
     "data": {"shapes"},
-    "uvit": {"filters"},
+    "skips": {"filters"},
+    "uvit": {"skips"},
     "denoiser": {"schedule"},
     "sampler": {"denoiser", "schedule"},
-    "module": {"denoiser", "uvit"},
-    "callbacks": {"module", "sampler"},
     "checkpoint": {"denoiser", "uvit"},
+    "compare": {"checkpoint", "cli"},
+    "figures": {"checkpoint", "cli", "denoiser", "filters", "skips"},
+    "module": {"checkpoint", "denoiser", "filters", "uvit"},
+    "callbacks": {"figures", "module", "sampler", "skips"},
 }
 LIGHTNING = {"module", "callbacks", "data"}
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -48,6 +51,7 @@ def test_arrows_point_downwards():
         assert ours <= ARROWS[name], name
         knows_lightning = any(m.split(".")[0] == "lightning" for m in imports(path))
         assert knows_lightning == (name in LIGHTNING), name
+        assert any(m.split(".")[0] == "scipy" for m in imports(path)) == (name == "filters"), name
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

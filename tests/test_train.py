@@ -16,7 +16,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train
 from uvit_lit.callbacks import AtomicCheckpointIO, averaged_weights
-from uvit_lit.module import DiffusionModule, decay_groups
+from uvit_lit.checkpoint import load_model
+from uvit_lit.filters import FILTERS, PROTOTYPES
+from uvit_lit.module import DiffusionModule, parameter_groups
 
 
 @pytest.fixture(autouse=True)
@@ -51,8 +53,15 @@ def load(path):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"filter": "step", "model.b": 1.2}, {"trainer.accumulate_grad_batches": 2}],
-    ids=["none", "step", "accumulation"],
+    [
+        {},
+        {"filter": "step", "model.b": 1.2},
+        {"filter": "butterworth", "model.learn_b": "true", "model.t_coefficients": 2},
+        {"filter": "chebyshev", "model.train": "filters"},
+        {"filter": "chebyshev2", "model.train": "filters_then_all", "model.filters_steps": 5},
+        {"trainer.accumulate_grad_batches": 2},
+    ],
+    ids=["none", "step", "learned", "filters", "filters then all", "accumulation"],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one(folder, options):
     whole = load(run(folder, 9, "whole", **options))
@@ -103,7 +112,7 @@ def test_the_run_leaves_what_it_promises(trained):
         *quarters,
         "train/loss",
         "val/loss",
-        "lr-AdamW/pg1",
+        "lr-AdamW/decay",
         "train/images_per_second",
         "train/gradient_norm",
         "skips/s_0",
@@ -117,7 +126,7 @@ def test_the_run_leaves_what_it_promises(trained):
         in events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     )
     assert "hparams" in str(events.SummaryMetadata("_hparams_/experiment"))
-    rates = [e.value for e in events.Scalars("lr-AdamW/pg1")]
+    rates = [e.value for e in events.Scalars("lr-AdamW/decay")]
     assert rates[-1] == pytest.approx(1e-3)
 
 
@@ -168,17 +177,80 @@ def test_a_failure_while_sampling_puts_the_raw_weights_back():
     assert average.swaps == 2
 
 
-def test_weight_decay_spares_biases_norms_embeddings_and_positions():
-    model = DiffusionModule(img_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=3)
+SMALL = {"img_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
+
+
+def test_weight_decay_spares_biases_norms_embeddings_positions_and_filters():
+    model = DiffusionModule(**SMALL, filter="butterworth", learn_b=True)
     names = {id(p): n for n, p in model.named_parameters()}
-    decay, rest = decay_groups(model, 0.03)
-    assert (decay["weight_decay"], rest["weight_decay"]) == (0.03, 0.0)
-    decayed = {names[id(p)] for p in decay["params"]}
-    spared = {names[id(p)] for p in rest["params"]}
-    assert decayed | spared == set(names.values())
-    assert not decayed & spared
+    groups = parameter_groups(model.denoiser, 1e-3, 0.03, filter_lr=5.0)
+    assert [g["weight_decay"] for g in groups] == [0.03, 0.0, 0.0]
+    assert [g["lr"] for g in groups] == [1e-3, 1e-3, 5e-3]
+    decayed, spared, filters = ({names[id(p)] for p in group["params"]} for group in groups)
+    assert decayed | spared | filters == set(names.values())
+    assert len(decayed) + len(spared) + len(filters) == len(names)
+    prefix = "denoiser.backbone.long_skips.0.learned"
+    assert filters == {f"{prefix}.{name}.raw" for name in ("s", "cutoff", "b")}
     assert all(n.endswith(".weight") and "norm" not in n for n in decayed)
     assert {n for n in spared if n.endswith(("pos_embed", "label_emb.weight"))}
+
+
+LIKE_TRAINED = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2,
+                "num_classes": 2, "schedule": "cosine", "prediction": "x0"}  # fmt: skip
+
+
+def moved(path, other):
+    """Names of the weights in which two checkpoints differ."""
+    one, two = (load(p)["current_model_state"] for p in (path, other))
+    names = one.keys() & two.keys()
+    return {n.removeprefix("denoiser.backbone.") for n in names if not torch.equal(one[n], two[n])}
+
+
+def test_fine_tuning_with_a_filter_at_s_1_starts_at_the_pretrained_function(trained):
+    pretrained = load_model(trained).denoiser
+    for filter in PROTOTYPES:
+        start = DiffusionModule(**LIKE_TRAINED, filter=filter, s=1.0, init_from=str(trained))
+        x, t, y = torch.randn(2, 3, 16, 16), torch.tensor([0.1, 0.8]), torch.tensor([0, 1])
+        assert torch.equal(start.denoiser(x, t, y), pretrained(x, t, y))
+
+
+@pytest.mark.parametrize("train_what", ["filters", "filters_then_all"])
+def test_only_the_filters_move(folder, train_what):
+    options = {"filter": "butterworth", "model.train": train_what, "model.filters_steps": 4}
+    keep = {"checkpoints.keep_every_n_steps": 2}
+    path = run(folder, 6, "one", **options, **keep)
+    early, later = (path.with_name(f"step={n}.ckpt") for n in (2, 4))
+    names = moved(early, later)
+    assert names == {f"long_skips.{i}.learned.{n}.raw" for i in (0, 1) for n in ("s", "cutoff")}
+    assert (moved(later, path) - names != set()) == (train_what == "filters_then_all")
+
+
+def test_a_filter_that_was_learned_is_taken_over_by_the_same_filter(folder):
+    path = run(folder, 6, "first", filter="butterworth", **{"model.filter_lr": 300})
+    learned = load_model(path).denoiser.backbone.long_skips[0].settings
+    same, other = (
+        DiffusionModule(**LIKE_TRAINED, filter=name, init_from=str(path))
+        for name in ("butterworth", "chebyshev")
+    )
+    assert abs(learned.s - 0.9) > 1e-3
+    assert same.denoiser.backbone.long_skips[0].settings == learned
+    assert other.denoiser.backbone.long_skips[0].settings.s == pytest.approx(0.9)
+
+
+def test_tensorboard_shows_what_the_filters_learn(folder, capsys):
+    path = run(folder, 6, "filters", filter="butterworth",
+               **{"model.filter_lr": 3000, "skips.every_n_steps": 3,
+                  "trainer.log_every_n_steps": 1})  # fmt: skip
+    events = EventAccumulator(str(path.parent.parent), size_guidance={"images": 0}).Reload()
+    tags = events.Tags()
+    assert {"skips/cutoff_0", "skips/s_1", "skips/b_1", "lr-AdamW/filters"} <= set(tags["scalars"])
+    assert len({e.value for e in events.Scalars("skips/cutoff_0")}) > 1
+    for tag in ("skips/gain", "skips/spectra"):
+        assert [image.step for image in events.Images(tag)] == [3, 6]
+    lines = capsys.readouterr().err.splitlines()
+    warnings = [line for line in lines if line.startswith("warning: the cutoff of long skip 0")]
+    assert len(warnings) == 1
+    assert "bound" in warnings[0]
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path):
@@ -234,8 +306,8 @@ def test_a_killed_save_leaves_a_loadable_checkpoint(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_and_resume(folder):
-    """DDP on two CPU processes: runs, logs once, resumes to the bit."""
-    options = {"trainer.devices": 2, "trainer.strategy": "ddp"}
+    """DDP on two CPU processes: runs, logs once, resumes to the bit, learns a filter."""
+    options = {"trainer.devices": 2, "trainer.strategy": "ddp", "filter": "butterworth"}
 
     def launch(name, steps, **more):
         more = {"trainer.logger.init_args.name": name, **options, **more}
@@ -252,13 +324,14 @@ def test_two_processes_train_and_resume(folder):
     launch("parts", 3)
     parts = load(launch("parts", 6, ckpt_path="last"))
     assert differences(whole, parts) == []
-    single = load(run(folder, 6, "single"))
+    single = load(run(folder, 6, "single", filter="butterworth"))
     assert differences(whole["state_dict"], single["state_dict"]) != []
 
 
 @pytest.mark.slow
-def test_bfloat16_training_runs(folder):
-    path = run(folder, 4, "bf16", **{"trainer.precision": "bf16-mixed", "filter": "step"})
+@pytest.mark.parametrize("filter", FILTERS)
+def test_bfloat16_training_runs(folder, filter):
+    path = run(folder, 4, "bf16", **{"trainer.precision": "bf16-mixed", "filter": filter})
     weights = load(path)["state_dict"]
     assert all(v.dtype == torch.float32 and v.isfinite().all() for v in weights.values())
 
@@ -292,6 +365,20 @@ def test_bfloat16_training_runs(folder):
         ({"ckpt_path": "last"}, "no checkpoint below"),
         ({"config": "gone.yaml"}, "gone.yaml"),
         ({"model.size": 3}, "model.size"),
+        ({"filter": "butterworth", "model.order": 0}, "order is 0; accepted: 1 to 12"),
+        ({"filter": "butterworth", "model.order": 2.5}, "model.order"),
+        ({"filter": "chebyshev", "model.ripple": 9}, "ripple is 9.0; accepted: 0.05 to 6.0, dB"),
+        ({"filter": "chebyshev2", "model.attenuation": 5}, "attenuation is 5.0; accepted: 10"),
+        ({"filter": "butterworth", "model.s": 0}, "s is 0.0; accepted where it is learned"),
+        ({"filter": "butterworth", "model.cutoff": 0.1}, "cutoff is 0.1; accepted where it is"),
+        ({"model.learn_b": "true", "model.b": 2}, "b is 2.0; accepted where it is learned"),
+        ({"model.t_coefficients": -1}, "t_coefficients is -1"),
+        ({"model.train": "some"}, "train is 'some'; accepted: all"),
+        ({"model.train": "filters"}, "the long skips learn nothing"),
+        ({"model.filter_lr": 0}, "filter_lr is 0"),
+        ({"model.filters_steps": -1}, "filters_steps is -1"),
+        ({"skips.every_n_steps": 0}, "every_n_steps is 0"),
+        ({"model.init_from": "gone.ckpt"}, "gone.ckpt does not exist"),
     ],
 )
 def test_mistakes_are_one_line(folder, capsys, wrong, message):
@@ -307,6 +394,21 @@ def test_a_checkpoint_of_another_architecture_is_refused(folder, trained, capsys
     status, line = error_line(capsys, train.main, train_arguments(folder, **options))
     assert status == 2
     assert "depth is 6 here and 4 in the checkpoint" in line
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"model.depth": 6}, "here and missing in"),
+        ({"model.embed_dim": 64}, "here and (48, 32) in"),
+        ({"model.prediction": "v"}, "prediction is v here and x0 in"),
+    ],
+)
+def test_weights_of_another_model_are_refused(folder, trained, capsys, other, message):
+    options = {"trainer.max_steps": 9, "model.init_from": trained, **other}
+    status, line = error_line(capsys, train.main, train_arguments(folder, **options))
+    assert status == 2
+    assert message in line
 
 
 def test_a_directory_that_cannot_be_written_is_one_line(folder, capsys):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from uvit_lit.denoiser import Denoiser
+from uvit_lit.filters import FILTERS, PROTOTYPES
 from uvit_lit.uvit import UViT
 
 SMALL = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4, "num_heads": 2}
@@ -74,9 +75,60 @@ def test_small_has_the_published_size_and_names():
     assert state["decoder_pred.weight"].shape == (12, 512)
 
 
-def test_a_filter_adds_no_tensor_to_the_state():
-    plain, filtered = UViT(**SMALL), UViT(**SMALL, filter="step", s=0.5)
+@pytest.mark.parametrize("filter", ["step", "freeu_box"])
+def test_a_fixed_filter_adds_no_tensor_to_the_state(filter):
+    plain, filtered = UViT(**SMALL), UViT(**SMALL, filter=filter, s=0.5)
     assert plain.state_dict().keys() == filtered.state_dict().keys()
+
+
+def test_a_learned_filter_adds_its_numbers_and_no_more():
+    plain, filtered = UViT(**SMALL), UViT(**SMALL, filter="butterworth", t_coefficients=2)
+    added = {k: v.shape for k, v in filtered.state_dict().items() if k not in plain.state_dict()}
+    names = [f"long_skips.{i}.learned.{name}.raw" for i in (0, 1) for name in ("s", "cutoff")]
+    assert added == dict.fromkeys(names, (3,))
+
+
+@pytest.mark.parametrize("filter", PROTOTYPES)
+def test_a_learned_filter_that_starts_at_s_1_is_the_unmodified_network(filter):
+    plain = fill(UViT(**SMALL))
+    filtered = UViT(**SMALL, filter=filter, s=1.0, learn_b=True, t_coefficients=1)
+    filtered.load_state_dict(plain.state_dict(), strict=False)
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([10.0, 900.0])
+    assert torch.equal(plain(x, t), filtered(x, t))
+
+
+EXTRAS = {"b": 1.2, "learn_b": True, "t_coefficients": 2}
+
+
+@pytest.mark.parametrize(
+    ("filter", "extra"), [("butterworth", {}), ("chebyshev2", EXTRAS), ("step", {"b": 1.2})]
+)
+def test_a_filter_breaks_no_graph(filter, extra):
+    check_compiled("eager", filter, extra)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("filter", FILTERS)
+@pytest.mark.parametrize("extra", [{}, EXTRAS])
+def test_every_filter_compiles(filter, extra):
+    check_compiled("inductor", filter, extra)
+
+
+def check_compiled(backend, filter, extra):
+    torch.compiler.reset()
+    model = fill(UViT(**SMALL, num_classes=2, filter=filter, s=0.5, **extra))
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([10.0, 900.0])
+    y = torch.tensor([0, 1])
+    outputs, gradients = [], []
+    for run in (model, compiled):
+        model.zero_grad()
+        outputs.append(run(x, t, y))
+        outputs[-1].square().mean().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-4)
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("num_classes", [0, 3])
@@ -98,7 +150,7 @@ def test_s_0_removes_the_mean_of_the_skip():
     model.set_skips(s=0.0, cutoff=0.1)
     features = torch.randn(2, 17, 16) + 3
     for long_skip in model.long_skips:
-        _, skip = long_skip(features, features)
+        _, skip = long_skip(features, features, torch.tensor([0.1, 0.9]))
         torch.testing.assert_close(skip[:, 1:].mean(1), torch.zeros(2, 16), atol=1e-5, rtol=0)
 
 
@@ -189,8 +241,9 @@ def test_no_label_is_the_null_class():
     assert not torch.equal(model(x, t), model(x, t, torch.tensor([0, 1])))
 
 
-def test_bfloat16_autocast_stays_close():
-    model = fill(UViT(**SMALL, filter="step", s=0.5, b=1.2)).eval()
+@pytest.mark.parametrize("filter", FILTERS)
+def test_bfloat16_autocast_stays_close(filter):
+    model = fill(UViT(**SMALL, filter=filter, s=0.5, b=1.2, t_coefficients=1)).eval()
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([10.0, 900.0])
     with torch.autocast("cpu", torch.bfloat16):
         narrow = model(x, t)

@@ -1,6 +1,7 @@
 """What the terminal and TensorBoard show during training."""
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 from torchvision.utils import make_grid
+from tqdm import tqdm
 
+from uvit_lit.figures import plot_gains, plot_spectra
 from uvit_lit.module import DiffusionModule, is_logged
 from uvit_lit.sampler import check_solver, sample, to_uint8
+from uvit_lit.skips import LongSkip
 
 
 def _writer(trainer: Trainer) -> Any:
@@ -122,8 +126,6 @@ class ImagesPerSecond(Callback):
 class SampleGrid(Callback):
     """Log a grid of samples of the averaged weights, from the same seeds every time.
 
-    Also logs the s and b in force on every long skip.
-
     Args:
         every_n_steps: Optimiser steps between two grids, at least 1; the last step has one too.
         count: Number of images; the classes take turns.
@@ -170,9 +172,6 @@ class SampleGrid(Callback):
             images = self._sample(trainer, pl_module)
         grid = make_grid(to_uint8(images), nrow=self.columns)
         writer.add_image("samples", grid.repeat_interleave(2, 1).repeat_interleave(2, 2), step)
-        for i, long_skip in enumerate(pl_module.denoiser.backbone.long_skips):
-            writer.add_scalar(f"skips/s_{i}", long_skip.settings.s, step)
-            writer.add_scalar(f"skips/b_{i}", long_skip.settings.b, step)
 
     def _sample(self, trainer: Trainer, pl_module: DiffusionModule) -> Tensor:
         backbone = pl_module.denoiser.backbone
@@ -192,6 +191,68 @@ class SampleGrid(Callback):
                 )
         finally:
             pl_module.train()
+
+
+class SkipReport(Callback):
+    """Log what acts on the long skips: numbers at every logged step, figures now and then.
+
+    The numbers are s, b and cutoff of each long skip. The figures are the gain of each over
+    frequency, and the radial power spectra of skip and backbone features before and after, on the
+    images of the step at t = 0.5. A learned cutoff within a hundredth of its range from a bound
+    gets one line on stderr.
+
+    Args:
+        every_n_steps: Optimiser steps between two sets of figures, at least 1; the last step has
+            one too. They show the averaged weights.
+    """
+
+    def __init__(self, every_n_steps: int = 1000) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps is {every_n_steps}; accepted: at least 1")
+        self.every_n_steps = every_n_steps
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do not repeat what a resumed run starts from; nothing has been warned of."""
+        self._last_step = trainer.global_step
+        self._warned: set[int] = set()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Log what is due."""
+        step, writer = trainer.global_step, _writer(trainer)
+        if step == self._last_step or writer is None:
+            return
+        self._last_step = step
+        assert isinstance(pl_module, DiffusionModule)
+        long_skips = list(pl_module.denoiser.backbone.long_skips)
+        if is_logged(trainer, step):
+            for i, long_skip in enumerate(long_skips):
+                chosen = long_skip.settings
+                writer.add_scalar(f"skips/s_{i}", chosen.s, step)
+                writer.add_scalar(f"skips/b_{i}", chosen.b, step)
+                if chosen.filter != "none":
+                    writer.add_scalar(f"skips/cutoff_{i}", chosen.cutoff, step)
+                self._warn(i, long_skip)
+        if step % self.every_n_steps == 0 or step == trainer.max_steps:
+            y = batch["label"] if pl_module.denoiser.backbone.num_classes else None
+            context = trainer.precision_plugin.forward_context()
+            with averaged_weights(trainer, pl_module), context:
+                writer.add_figure("skips/gain", plot_gains(long_skips), step)
+                spectra = plot_spectra(pl_module.denoiser, batch["image"], y)
+                writer.add_figure("skips/spectra", spectra, step)
+
+    def _warn(self, index: int, long_skip: LongSkip) -> None:
+        """Say once that a cutoff sits at its bound."""
+        if index in self._warned or "cutoff" not in long_skip.trained.learned:
+            return
+        cutoff = long_skip.trained.learned["cutoff"]
+        place = (cutoff.average() - cutoff.low) / (cutoff.high - cutoff.low)
+        if not 0.01 < place < 0.99:
+            self._warned.add(index)
+            bound, end = ("lower", cutoff.low) if place < 0.5 else ("upper", cutoff.high)
+            line = f"warning: the cutoff of long skip {index} sits at its {bound} bound {end:.3f}"
+            tqdm.write(line, file=sys.stderr)
 
 
 class Checkpoints(Checkpoint):

@@ -87,6 +87,50 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def model_arguments(content: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``UViT`` that a checkpoint was trained with; a newer one has its default."""
+    saved = content["hyper_parameters"]
+    parameters = inspect.signature(UViT).parameters
+    return {name: saved.get(name, p.default) for name, p in parameters.items()}
+
+
+def _weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The averaged weights under the names of a ``Denoiser``."""
+    return {k.removeprefix("denoiser."): v for k, v in content["state_dict"].items()}
+
+
+def initialise(denoiser: Denoiser, path: Path) -> None:
+    """Put the averaged weights of a checkpoint into a denoiser.
+
+    Args:
+        denoiser: Of the same architecture, schedule and prediction. What its long skips learn is
+            taken over where the checkpoint has learned the same, and else stays as it is.
+        path: A file that training wrote.
+
+    Raises:
+        ValueError: If the file is damaged or holds code, or is of another model.
+    """
+    content = read_checkpoint(path)
+    saved = content["hyper_parameters"]
+    for name, value in (
+        ("schedule", denoiser.schedule.name),
+        ("prediction", denoiser.prediction),
+    ):
+        if saved.get(name) != value:
+            raise ValueError(f"{name} is {value} here and {saved.get(name)} in {path}")
+    own, weights = denoiser.state_dict(), _weights(content)
+    shapes = [{name: tuple(v.shape) for name, v in state.items()} for state in (own, weights)]
+    same_filter = saved.get("filter") == denoiser.backbone.long_skips[0].trained.settings.filter
+    for name in sorted(own.keys() | weights.keys()):
+        here, there = (shape.get(name, "missing") for shape in shapes)
+        if not name.startswith("backbone.long_skips."):
+            if here != there:
+                raise ValueError(f"{name} is {here} here and {there} in {path}")
+        elif (here != there or not same_filter) and name in weights:
+            del weights[name]
+    denoiser.load_state_dict(weights, strict=False)
+
+
 def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
     """Build the denoiser of a checkpoint.
 
@@ -102,12 +146,10 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
     """
     content = read_checkpoint(path)
     arguments = content["hyper_parameters"]
-    names = inspect.signature(UViT).parameters
     try:
-        backbone = UViT(**{name: arguments[name] for name in names})
+        backbone = UViT(**model_arguments(content))
         denoiser = Denoiser(backbone, arguments["schedule"], arguments["prediction"])
-        weights = {k.removeprefix("denoiser."): v for k, v in content["state_dict"].items()}
-        denoiser.load_state_dict(weights)
+        denoiser.load_state_dict(_weights(content))
     except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f"checkpoint {path} does not fit this version: {reason}") from None

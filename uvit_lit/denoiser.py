@@ -1,6 +1,5 @@
 """The denoiser: a backbone and a schedule; what is predicted, the loss, guidance."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -80,26 +79,14 @@ class Denoiser(nn.Module):
         prediction = self(self.add_noise(x0, eps, t), t, y)
         return (prediction.float() - self.target(x0, eps, t)).square().flatten(1).mean(1)
 
-    def set_skips(
-        self,
-        *,
-        s: float | Sequence[float] | None = None,
-        b: float | Sequence[float] | None = None,
-        filter: str | None = None,
-        cutoff: float | Sequence[float] | None = None,
-        b_channels: float | None = None,
-        t_range: tuple[float, float] | None = None,
-    ) -> None:
-        """Override s, b and the filter for sampling: ``UViT.set_skips`` with a window in t.
+    def set_skips(self, t_range: tuple[float, float] | None = None, **overrides: Any) -> None:
+        """Override s, b and the filter for sampling, without touching the weights.
 
         Args:
-            s: Skip scale, one value or one per long skip, outermost first.
-            b: Backbone scale, likewise.
-            filter: Name of the low-pass.
-            cutoff: Fraction of Nyquist, one value or one per long skip.
-            b_channels: Fraction of the channels that ``b`` amplifies.
             t_range: First and last t in [0, 1] at which the override acts (1 is pure noise, where
                 sampling begins). None means always.
+            **overrides: s, b, filter, cutoff, order, ripple, attenuation, b_channels, as
+                ``uvit_lit.skips.override_skips`` takes them. None means as trained.
 
         Raises:
             ValueError: If a value is outside its range or a list has the wrong length.
@@ -112,9 +99,7 @@ class Denoiser(nn.Module):
                     f"t_range is {first:g},{last:g}; accepted: two times, 0 <= first <= last <= 1"
                 )
             window = (first * self.schedule.time_scale, last * self.schedule.time_scale)
-        self.backbone.set_skips(
-            s=s, b=b, filter=filter, cutoff=cutoff, b_channels=b_channels, window=window
-        )
+        self.backbone.set_skips(window=window, **overrides)
 
 
 class Guided(nn.Module):

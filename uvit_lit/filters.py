@@ -1,4 +1,4 @@
-r"""What acts on a long skip: a filter on the skip features, a scale on the backbone features.
+r"""Low-pass filters over the spatial frequencies of a token grid.
 
 **Unit of frequency**: radial frequency as a fraction of Nyquist on the token grid, the
 convention of scipy's ``Wn``. 0 is the mean of the map, 1 the Nyquist frequency of an axis,
@@ -15,239 +15,181 @@ so the passband is scaled by ``s`` and the rest is left alone (equation 2 of the
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-FILTERS = ("none", "step")
-"""Names of the filters that ``magnitude_response`` knows; ``none`` leaves the skip as it is."""
+from scipy import signal
+from torch import Tensor
 
 MAX_FREQUENCY = math.sqrt(2)
 """Radial frequency of the corner of the spectrum, as a fraction of Nyquist."""
 
+PROTOTYPES: dict[str, Callable[["LowPass"], tuple]] = {
+    "butterworth": lambda design: signal.buttap(design.order),
+    "chebyshev": lambda design: signal.cheb1ap(design.order, design.ripple),
+    "chebyshev2": lambda design: signal.cheb2ap(design.order, design.attenuation),
+}
+"""Families designed by ``scipy.signal``: zeros, poles and gain of the analog low-pass of cutoff 1.
+Their responses are smooth in the cutoff, so training can learn it."""
+
+FILTERS = ("none", "step", *PROTOTYPES, "freeu_box")
+"""Names of the filters; ``none`` leaves the skip as it is."""
+
+RANGES = {"order": (1, 12), "ripple": (0.05, 6.0), "attenuation": (10.0, 80.0)}
+"""Accepted values of the numbers of a design, both ends included."""
+
 
 @dataclass(frozen=True)
-class SkipSettings:
-    """What one long skip does to the features that meet there.
+class LowPass:
+    """Magnitude response of a low-pass.
 
     Attributes:
-        filter: Name of the low-pass, one of ``FILTERS``.
-        s: Skip scale: the gain of the low-pass's passband, at least 0. 1 is no change, 0 removes
-            the passband. Without a filter nothing is scaled, so ``s`` is 1.
-        cutoff: Where the passband ends, as a fraction of Nyquist, in (0, sqrt(2)]. The step
-            scales frequencies strictly below it.
-        b: Backbone scale, at least 0: the largest factor of equation 4. 1 is no change.
-        b_channels: Fraction of the channels, in (0, 1], that ``b`` amplifies; the first ones.
-            The paper scales all, FreeU the first half.
+        name: ``step`` (1 below the cutoff, 0 from there on; equation 2), ``butterworth``,
+            ``chebyshev`` (type I, equal ripple in the passband), ``chebyshev2`` (type II, equal
+            ripple in the stopband), or ``freeu_box`` (the box of FreeU's code).
+        order: Number of poles of the analog families, 1 to 12; -6.02 dB per octave for each far
+            above the cutoff (not of type II, whose stopband has a floor).
+        ripple: Of ``chebyshev``, in dB, 0.05 to 6: how far the passband dips below 1.
+        attenuation: Of ``chebyshev2``, in dB, 10 to 80: how far the stopband stays below 1.
 
     Raises:
-        ValueError: If a value is outside its range.
+        ValueError: If there is no filter by that name, or a number is outside its range.
+
+    >>> half = LowPass("butterworth", order=2)(torch.tensor([[0.0, 0.0], [0.3, 0.4]]), 0.5)
+    >>> [round(h, 4) for h in half.tolist()]
+    [1.0, 0.7071]
     """
 
-    filter: str = "none"
-    s: float = 1.0
-    cutoff: float = 0.3
-    b: float = 1.0
-    b_channels: float = 1.0
+    name: str
+    order: int = 3
+    ripple: float = 1.0
+    attenuation: float = 40.0
 
     def __post_init__(self) -> None:
-        """Refuse what has no meaning."""
-        if self.filter not in FILTERS:
-            raise ValueError(f"filter is {self.filter!r}; accepted: {', '.join(FILTERS)}")
-        for name in ("s", "b"):
-            value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"{name} is {value}; accepted: a number of at least 0")
-        if self.filter == "none" and self.s != 1:
-            raise ValueError(f"s is {self.s} without a filter; accepted: 1, or choose a filter")
-        if not 0 < self.cutoff <= MAX_FREQUENCY:
-            raise ValueError(
-                f"cutoff is {self.cutoff}; accepted: a fraction of Nyquist above 0 and at most "
-                f"sqrt(2) = {MAX_FREQUENCY:.4f}"
+        """Refuse what has no design."""
+        if self.name not in FILTERS[1:]:
+            raise ValueError(f"filter is {self.name!r}; accepted: {', '.join(FILTERS)}")
+        for field, (least, most) in RANGES.items():
+            value = getattr(self, field)
+            if not least <= value <= most or (field == "order" and value != int(value)):
+                kind = "a whole number" if field == "order" else "dB"
+                raise ValueError(f"{field} is {value}; accepted: {least} to {most}, {kind}")
+
+    def __call__(self, frequency: Tensor, cutoff: Tensor | float) -> Tensor:
+        r"""Evaluate \|H\|.
+
+        Args:
+            frequency: (..., 2) vertical and horizontal frequency, fraction of Nyquist.
+            cutoff: Above 0, fraction of Nyquist; a tensor must broadcast with (...). Where
+                Butterworth falls to 1 / sqrt(2), type I leaves its ripple, type II reaches its
+                attenuation; half the side of the box, which holds -cutoff but not +cutoff.
+
+        Returns:
+            (...) in [0, 1]. Differentiable in the cutoff for the analog families.
+        """
+        if self.name == "freeu_box":
+            # Not symmetric: on real features its effect is the mean of its values at +f and -f.
+            mirrored = torch.where(frequency == -1, frequency, -frequency)  # -1 and +1 are one bin
+            box, mirrored_box = (
+                ((f >= -cutoff) & (f < cutoff)).all(-1).to(f.dtype) for f in (frequency, mirrored)
             )
-        if not 0 < self.b_channels <= 1:
-            raise ValueError(
-                f"b_channels is {self.b_channels}; accepted: a fraction above 0 and at most 1"
-            )
+            return (box + mirrored_box) / 2
+        radius = torch.hypot(*frequency.unbind(-1))
+        if self.name == "step":
+            return (radius < cutoff).to(frequency.dtype)
+        return self._magnitude(radius / cutoff)
+
+    @cached_property
+    def _prototype(self) -> tuple[list[list[float]], list[list[float]], float]:
+        """Real and imaginary parts of the zeros and of the poles, and log(gain^2)."""
+        zeros, poles, gain = PROTOTYPES[self.name](self)
+        parts = [[roots.real.tolist(), roots.imag.tolist()] for roots in (zeros + 0j, poles + 0j)]
+        return parts[0], parts[1], 2 * math.log(gain)
+
+    def _magnitude(self, w: Tensor) -> Tensor:
+        """|H(jw)| from zeros, poles and gain, in the log domain: finite, and so its gradient."""
+        zeros, poles, log_gain = self._prototype
+
+        def log_distance(roots: list[list[float]]) -> Tensor:
+            real, imaginary = w.new_tensor(roots)
+            square = real**2 + (w[..., None] - imaginary) ** 2
+            return square.clamp_min(torch.finfo(w.dtype).tiny).log().sum(-1)  # 0 at a zero
+
+        return torch.exp((log_gain + log_distance(zeros) - log_distance(poles)) / 2)
 
 
-def radial_frequency(grid: tuple[int, int]) -> Tensor:
-    """Radial frequency of every bin of the 2-D discrete Fourier transform of a token grid.
+def frequencies(grid: tuple[int, int]) -> Tensor:
+    """Frequency of every bin of a token grid.
 
     Args:
         grid: Height and width in tokens.
 
     Returns:
-        (height, width) float64, fraction of Nyquist in [0, sqrt(2)], in the order of
-        ``torch.fft.fft2`` (the mean at [0, 0]).
+        (height, width, 2) float64: vertical and horizontal frequency, fraction of Nyquist in
+        [-1, 1), in the order of ``torch.fft.fft2`` (the mean at [0, 0]).
 
-    >>> radial_frequency((1, 8))[0].tolist()
-    [0.0, 0.25, 0.5, 0.75, 1.0, 0.75, 0.5, 0.25]
+    >>> frequencies((1, 8))[0, :, 1].tolist()
+    [0.0, 0.25, 0.5, 0.75, -1.0, -0.75, -0.5, -0.25]
     """
     rows, columns = (2 * torch.fft.fftfreq(n, dtype=torch.float64) for n in grid)
-    return torch.hypot(rows[:, None], columns[None, :])
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
 
 
-def magnitude_response(filter: str, frequency: Tensor, cutoff: float) -> Tensor:
-    """Magnitude |H| of a low-pass.
+def hartley_matrix(grid: tuple[int, int]) -> Tensor:
+    """Matrix Q of the orthonormal two-dimensional discrete Hartley transform.
+
+    Its entry for a token at (y, x) and a bin at (k, l) is cas(2 pi (k y / height + l x / width))
+    / sqrt(height * width), with cas = cos + sin (Bracewell 1983). Q is real, symmetric and its own
+    inverse, and every response H that is equal at opposite frequencies is diagonal in it:
+    ``ifft2(H * fft2(x))`` is ``Q @ diag(H) @ Q @ x``. No complex numbers, so it works in bfloat16,
+    under ``torch.compile`` and on every device.
 
     Args:
-        filter: ``step``: 1 below the cutoff, 0 from there on (equation 2).
-        frequency: Radial frequencies, fraction of Nyquist, any shape.
-        cutoff: Fraction of Nyquist, in (0, sqrt(2)].
+        grid: Height and width in tokens.
 
     Returns:
-        |H| in [0, 1], of the shape and dtype of ``frequency``.
-
-    Raises:
-        ValueError: If the filter has no response by that name.
-
-    >>> magnitude_response("step", torch.tensor([0.0, 0.25, 0.5]), cutoff=0.5).tolist()
-    [1.0, 1.0, 0.0]
+        (height * width, height * width) float64, tokens by bins, both row by row.
     """
-    if filter == "step":
-        return (frequency < cutoff).to(frequency.dtype)
-    raise ValueError(f"no magnitude response is known for filter {filter!r}")
+    height, width = grid
+    y, x = (torch.arange(n, dtype=torch.float64) for n in grid)
+    cycles = (
+        torch.outer(y, y)[:, None, :, None] / height + torch.outer(x, x)[None, :, None, :] / width
+    ).reshape(height * width, height * width)
+    angle = 2 * math.pi * cycles.remainder(1)
+    return (angle.cos() + angle.sin()) / math.sqrt(height * width)
 
 
 def filter_matrix(response: Tensor) -> Tensor:
     """Matrix over the tokens that does what a symmetric response does in the Fourier domain.
 
-    ``filter_matrix(H) @ x`` is ``ifft2(H * fft2(x))`` for every channel of x: the entry for two
-    tokens is the impulse response at their (circular) distance, so the matrix is real, symmetric
-    and block circulant. On the token grids of a U-ViT it beats the FFT, needs no complex numbers
-    and so works in bfloat16.
-
     Args:
         response: (height, width), real, equal at opposite frequencies, in ``fft2`` order.
 
     Returns:
-        (height * width, height * width), of the dtype of ``response``.
+        (height * width, height * width) float64, symmetric: ``filter_matrix(H) @ x`` is
+        ``ifft2(H * fft2(x))`` for every channel of x.
     """
-    height, width = response.shape
-    impulse = torch.fft.ifft2(response).real
-    rows, columns = torch.arange(height), torch.arange(width)
-    dy = (rows[:, None] - rows) % height
-    dx = (columns[:, None] - columns) % width
-    return impulse[dy[:, None, :, None], dx[None, :, None, :]].reshape(
-        height * width, height * width
-    )
+    basis = hartley_matrix((response.shape[0], response.shape[1]))
+    return basis * response.double().flatten() @ basis
 
 
-def scale_backbone(x: Tensor, b: float, num_prefix: int = 0, channels: float = 1.0) -> Tensor:
-    """Amplify the backbone features where they are strong (equations 3 to 5).
-
-    The mean over the channels gives one value per patch token (3); min-max normalised over the
-    tokens of its image it becomes alpha = (b - 1) * normalised + 1 (4), which multiplies the
-    features (5). Each image has statistics of its own. A constant map has no largest token:
-    there alpha is 1.
+def radial_power(features: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Radially averaged power spectrum of token features.
 
     Args:
-        x: (batch, tokens, channels), prefix tokens first. Not changed.
-        b: Backbone scale, at least 0; 1 returns ``x`` itself.
-        num_prefix: How many leading tokens (time, class) are left alone.
-        channels: Fraction of the channels, in (0, 1], that is amplified; the first ones.
+        features: (batch, tokens, channels), without prefix tokens.
+        grid: Height and width in tokens.
 
     Returns:
-        (batch, tokens, channels), of the dtype of ``x``.
+        Radial frequencies (rings,), ascending, fraction of Nyquist; and (rings,) the mean over
+        batch, channels and the bins of the ring of |X|^2 / tokens, with X the Fourier transform.
+        Summed over the bins it is the mean square of the features times the number of tokens.
     """
-    if b == 1:
-        return x
-    accurate = torch.promote_types(x.dtype, torch.float32)
-    mean = x[:, num_prefix:].mean(dim=-1, keepdim=True, dtype=accurate)
-    low, high = mean.amin(dim=1, keepdim=True), mean.amax(dim=1, keepdim=True)
-    normalised = (mean - low) / (high - low).clamp_min(1e-6)
-    alpha = (b - 1) * normalised + 1
-    alpha = F.pad(alpha, (0, 0, num_prefix, 0), value=1.0)
-    if channels < 1:
-        amplified = torch.arange(x.shape[-1], device=x.device) < round(channels * x.shape[-1])
-        alpha = torch.where(amplified, alpha, 1.0)
-    return x * alpha.to(x.dtype)
-
-
-class Modulation(nn.Module):
-    """The paper's two modulating factors: filter the skip features, scale the backbone features.
-
-    Args:
-        settings: What to do.
-        grid: Height and width in patch tokens.
-        num_prefix: Leading tokens (time, class) that are neither filtered nor scaled.
-    """
-
-    def __init__(self, settings: SkipSettings, grid: tuple[int, int], num_prefix: int) -> None:
-        super().__init__()
-        self.settings = settings
-        self.num_prefix = num_prefix
-        if settings.filter != "none":
-            response = magnitude_response(settings.filter, radial_frequency(grid), settings.cutoff)
-            # Zero rows and columns for the prefix: it is left alone without cutting and joining.
-            lowpass = F.pad(filter_matrix(response), (num_prefix, 0, num_prefix, 0))
-            self.register_buffer("lowpass", lowpass.float(), persistent=False)
-
-    def forward(self, backbone: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the scaled backbone features and the filtered skip features.
-
-        Args:
-            backbone: (batch, prefix + patch tokens, channels).
-            skip: The same shape.
-        """
-        chosen = self.settings
-        backbone = scale_backbone(backbone, chosen.b, self.num_prefix, chosen.b_channels)
-        if chosen.s != 1:
-            lowpass = self.get_buffer("lowpass").to(skip.dtype)
-            skip = skip + (chosen.s - 1) * (lowpass @ skip)  # gain = 1 - (1 - s) |H|
-        return backbone, skip
-
-
-class LongSkip(nn.Module):
-    """The modulation of one long skip, as trained, with an optional override for sampling.
-
-    Args:
-        settings: What acts during training.
-        grid: Height and width in patch tokens.
-        num_prefix: Leading tokens that are left alone.
-    """
-
-    def __init__(self, settings: SkipSettings, grid: tuple[int, int], num_prefix: int) -> None:
-        super().__init__()
-        self.grid = grid
-        self.num_prefix = num_prefix
-        self.trained = Modulation(settings, grid, num_prefix)
-        self.override: Modulation | None = None
-
-    @property
-    def settings(self) -> SkipSettings:
-        """What is in force: the override where there is one, else what was trained."""
-        return (self.override or self.trained).settings
-
-    def set_override(self, settings: SkipSettings, device: torch.device) -> None:
-        """Use other settings from now on; those equal to the trained ones lift the override."""
-        if settings == self.trained.settings:
-            self.override = None
-        else:
-            self.override = Modulation(settings, self.grid, self.num_prefix).to(device)
-
-    def forward(
-        self, backbone: Tensor, skip: Tensor, active: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Modulate the backbone and the skip features.
-
-        Args:
-            backbone: (batch, prefix + patch tokens, channels).
-            skip: The same shape.
-            active: (batch, 1, 1) boolean, the images on which the override acts; None means all.
-
-        Returns:
-            Scaled backbone features and filtered skip features, each of the same shape.
-        """
-        if self.override is None:
-            return self.trained(backbone, skip)
-        inside = self.override(backbone, skip)
-        if active is None:
-            return inside
-        outside = self.trained(backbone, skip)
-        return torch.where(active, inside[0], outside[0]), torch.where(
-            active, inside[1], outside[1]
-        )
+    radius = torch.hypot(*frequencies(grid).unbind(-1)).flatten()
+    rings, ring = torch.unique(radius.float(), return_inverse=True)
+    basis = hartley_matrix(grid).to(features.device, torch.float32)
+    power = (basis @ features.float()).square().mean(dim=(0, 2)).cpu()
+    count = torch.bincount(ring)
+    return rings, torch.zeros(len(rings)).index_add(0, ring, power) / count

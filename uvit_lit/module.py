@@ -1,4 +1,4 @@
-"""The LightningModule: loss, optimiser groups, warm-up."""
+"""The LightningModule: loss, what is trained, optimiser groups, warm-up."""
 
 from typing import Any
 
@@ -6,8 +6,13 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from uvit_lit.checkpoint import find_checkpoint, initialise
 from uvit_lit.denoiser import Denoiser
+from uvit_lit.filters import PROTOTYPES
 from uvit_lit.uvit import UViT
+
+TRAIN = ("all", "filters", "filters_then_all")
+"""What of the model training moves."""
 
 
 def is_logged(trainer: Trainer, step: int) -> bool:
@@ -16,27 +21,33 @@ def is_logged(trainer: Trainer, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split parameters for AdamW: weights of linear and convolution layers decay, the rest not.
+def parameter_groups(
+    denoiser: Denoiser, lr: float, weight_decay: float, filter_lr: float
+) -> list[dict[str, Any]]:
+    """Split the parameters that train into groups for AdamW.
 
     Args:
-        model: Any module.
-        weight_decay: Decay of the first group.
+        denoiser: A denoiser with a U-ViT.
+        lr: Learning rate of the network.
+        weight_decay: Decay of the weights of its linear and convolution layers.
+        filter_lr: Learning rate of what the long skips learn, as a multiple of ``lr``.
 
     Returns:
-        Two parameter groups; biases, norms, embeddings and positions are in the second.
+        Those of the groups that are not empty, named ``decay``, ``no_decay`` (biases, norms,
+        embeddings, positions) and ``filters`` (which do not decay either).
     """
-    decay = [
-        module.weight
-        for module in model.modules()
-        if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.requires_grad
+    filters = list(denoiser.backbone.long_skips.parameters())
+    decay = [m.weight for m in denoiser.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    chosen = {id(parameter) for parameter in filters + decay}
+    rest = [p for p in denoiser.parameters() if id(p) not in chosen]
+    groups: list[dict[str, Any]] = [
+        {"name": "decay", "params": decay, "weight_decay": weight_decay, "lr": lr},
+        {"name": "no_decay", "params": rest, "weight_decay": 0.0, "lr": lr},
+        {"name": "filters", "params": filters, "weight_decay": 0.0, "lr": lr * filter_lr},
     ]
-    decayed = {id(parameter) for parameter in decay}
-    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in decayed]
-    return [
-        {"params": decay, "weight_decay": weight_decay},
-        {"params": rest, "weight_decay": 0.0},
-    ]
+    for group in groups:
+        group["params"] = [p for p in group["params"] if p.requires_grad]
+    return [group for group in groups if group["params"]]
 
 
 class DiffusionModule(LightningModule):
@@ -51,10 +62,16 @@ class DiffusionModule(LightningModule):
         weight_decay: Decay of the weights of linear and convolution layers.
         betas: AdamW's decay rates of the moments.
         warmup_steps: Steps over which the learning rate rises linearly.
+        init_from: Checkpoint whose weights training starts from. What its long skips learned is
+            taken over where this model learns the same.
+        train: What moves: ``all``; ``filters``, what the long skips learn, alone; or
+            ``filters_then_all``, the rest after ``filters_steps``.
+        filters_steps: Steps that ``filters_then_all`` begins with.
+        filter_lr: Learning rate of what the long skips learn, as a multiple of ``lr``.
         **uvit: Arguments of ``UViT``: sizes, classes, and what acts on the long skips.
 
     Raises:
-        ValueError: If an argument is outside its range.
+        ValueError: If an argument is outside its range, or the checkpoint does not fit.
     """
 
     def __init__(
@@ -66,6 +83,10 @@ class DiffusionModule(LightningModule):
         weight_decay: float = 0.03,
         betas: tuple[float, float] = (0.99, 0.999),
         warmup_steps: int = 2500,
+        init_from: str | None = None,
+        train: str = "all",
+        filters_steps: int = 1000,
+        filter_lr: float = 10.0,
         **uvit: Any,
     ) -> None:
         super().__init__()
@@ -79,11 +100,29 @@ class DiffusionModule(LightningModule):
             raise ValueError(f"betas are {betas}; accepted: two numbers from 0 to below 1")
         if warmup_steps < 0:
             raise ValueError(f"warmup_steps is {warmup_steps}; accepted: 0 or more")
+        if train not in TRAIN:
+            raise ValueError(f"train is {train!r}; accepted: {', '.join(TRAIN)}")
+        if filters_steps < 0:
+            raise ValueError(f"filters_steps is {filters_steps}; accepted: 0 or more")
+        if not filter_lr > 0:
+            raise ValueError(f"filter_lr is {filter_lr}; accepted: above 0")
         self.save_hyperparameters()
         self.denoiser = Denoiser(UViT(**uvit), schedule, prediction)
+        if init_from is not None:
+            initialise(self.denoiser, find_checkpoint(init_from))
+        filters = list(self.denoiser.backbone.long_skips.parameters())
+        if train != "all" and not filters:
+            raise ValueError(
+                f"train is {train!r}, but the long skips learn nothing; accepted with --filter "
+                f"{', '.join(PROTOTYPES)} or learn_b"
+            )
+        if train == "filters":
+            self.denoiser.requires_grad_(False)
+            self.denoiser.backbone.long_skips.requires_grad_(True)
+        self.filters_first = filters_steps if train == "filters_then_all" else 0
         self.class_dropout = class_dropout
         self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
-        self.warmup_steps = warmup_steps
+        self.warmup_steps, self.filter_lr = warmup_steps, filter_lr
 
     def _losses(self, batch: dict[str, Any], class_dropout: float) -> tuple[Tensor, Tensor]:
         """Per-image losses and their times; all randomness comes from the batch's seed."""
@@ -109,15 +148,20 @@ class DiffusionModule(LightningModule):
         self.log("val/loss", losses.mean(), prog_bar=True, sync_dist=True, batch_size=len(losses))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the gradient norm before clipping, on the steps that are logged."""
+        """Hold the network still while only the filters move; log the norm before clipping."""
+        if self.global_step < self.filters_first:
+            moving = {id(p) for p in self.denoiser.backbone.long_skips.parameters()}
+            for parameter in self.parameters():
+                if id(parameter) not in moving:
+                    parameter.grad = None  # AdamW passes over it
         if is_logged(self.trainer, self.global_step + 1):
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
             self.log("train/gradient_norm", nn.utils.get_total_norm(gradients))
 
     def configure_optimizers(self) -> Any:
         """AdamW with a linear warm-up, then a constant rate."""
-        groups = decay_groups(self.denoiser, self.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas)
+        groups = parameter_groups(self.denoiser, self.lr, self.weight_decay, self.filter_lr)
+        optimizer = torch.optim.AdamW(groups, betas=self.betas)
         warmup = max(self.warmup_steps, 1)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min((step + 1) / warmup, 1.0)

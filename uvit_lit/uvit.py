@@ -2,12 +2,10 @@
 
 "All are Worth Words: A ViT Backbone for Diffusion Models", Bao et al., CVPR 2023. Parameter names
 and shapes are those of the official code, so its weights load as they are. What acts on the long
-skips hangs on a module list of its own and adds no tensor to the state dict.
+skips hangs on a module list of its own; what it learns is all that it adds to the state dict.
 """
 
-import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from uvit_lit.filters import FILTERS, LongSkip, SkipSettings
+from uvit_lit.skips import LongSkip, SkipSettings, override_skips
+
+MAX_TIMESTEP = 1000
+"""Largest timestep of a schedule: pure noise."""
 
 
 def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10_000) -> Tensor:
@@ -115,11 +116,21 @@ class UViT(nn.Module):
             more row, the null class that guidance needs.
         mlp_time_embed: Whether an MLP follows the sinusoidal embedding of time.
         grad_checkpoint: Whether to recompute the blocks in the backward pass to save memory.
-        filter: Low-pass on the long skips during training, ``none`` or ``step``.
-        s: Skip scale during training, at least 0: gain of the filter's passband.
+        filter: Low-pass on the long skips during training: ``none``, ``step``, ``butterworth``,
+            ``chebyshev``, ``chebyshev2`` or ``freeu_box``. Of butterworth, chebyshev and
+            chebyshev2 training learns s and cutoff, for each long skip.
+        s: Skip scale during training, at least 0: gain of the filter's passband. Where it is
+            learned, where it starts, between 0 and 2; at exactly 1 the cutoff has no gradient.
         cutoff: Cutoff during training, fraction of Nyquist on the token grid, in (0, sqrt(2)].
+            Where it is learned, where it starts, between half a bin and sqrt(2).
+        order: Order of butterworth, chebyshev and chebyshev2, 1 to 12. An odd one makes the gain
+            at frequency 0 exactly s in every family.
+        ripple: Passband ripple of chebyshev, 0.05 to 6 dB.
+        attenuation: Stopband attenuation of chebyshev2, 10 to 80 dB.
+        t_coefficients: Number of cosines in t of the learned s and cutoff; 0 keeps them constant.
         b: Backbone scale during training, at least 0; 1 is no change.
         b_channels: Fraction of the channels, in (0, 1], that ``b`` amplifies.
+        learn_b: Whether training learns b too, for each long skip, between 0 and 2.
 
     Raises:
         ValueError: If sizes do not divide, or a skip setting is outside its range.
@@ -145,8 +156,13 @@ class UViT(nn.Module):
         filter: str = "none",
         s: float = 0.9,
         cutoff: float = 0.3,
+        order: int = SkipSettings.order,
+        ripple: float = SkipSettings.ripple,
+        attenuation: float = SkipSettings.attenuation,
+        t_coefficients: int = 0,
         b: float = 1.0,
         b_channels: float = 1.0,
+        learn_b: bool = False,
     ) -> None:
         super().__init__()
         for name, value, divisor in (
@@ -159,6 +175,8 @@ class UViT(nn.Module):
                 raise ValueError(f"{name} is {value}; accepted: a positive multiple of {divisor}")
         if not mlp_ratio * embed_dim >= 1:
             raise ValueError(f"mlp_ratio is {mlp_ratio}; accepted: above 0")
+        if t_coefficients < 0:
+            raise ValueError(f"t_coefficients is {t_coefficients}; accepted: 0 (constant) or more")
         if num_classes < 0:
             raise ValueError(f"num_classes is {num_classes}; accepted: 0 (no classes) or more")
         self.img_size, self.patch_size, self.in_chans = img_size, patch_size, in_chans
@@ -190,9 +208,13 @@ class UViT(nn.Module):
         self.decoder_pred = nn.Linear(embed_dim, patch_size**2 * in_chans)
         self.final_layer = nn.Conv2d(in_chans, in_chans, 3, padding=1)
 
-        settings = SkipSettings(filter, s if filter != "none" else 1.0, cutoff, b, b_channels)
+        s = s if filter != "none" else 1.0
+        settings = SkipSettings(filter, s, cutoff, b, b_channels, order, ripple, attenuation)
         self.long_skips: Any = nn.ModuleList(  # outermost pair of blocks first
-            [LongSkip(settings, self.grid, self.num_prefix) for _ in range(depth // 2)]
+            [
+                LongSkip(settings, self.grid, self.num_prefix, learn_b, t_coefficients)
+                for _ in range(depth // 2)
+            ]
         )
         self.skip_window: tuple[float, float] | None = None
 
@@ -237,74 +259,26 @@ class UViT(nn.Module):
         x = self._run(self.mid_block, x)
 
         for block, long_skip in zip(self.out_blocks, reversed(self.long_skips), strict=True):
-            backbone, skip = long_skip(x, skips.pop(), active)
+            backbone, skip = long_skip(x, skips.pop(), timesteps / MAX_TIMESTEP, active)
             x = self._run(block, backbone, skip)
 
         x = self.norm(x)
         x = self.decoder_pred(x[:, self.num_prefix :])  # B, L, patch * patch * C
         return self.final_layer(self._unpatchify(x))  # B, C, H, W
 
-    def set_skips(
-        self,
-        *,
-        s: float | Sequence[float] | None = None,
-        b: float | Sequence[float] | None = None,
-        filter: str | None = None,
-        cutoff: float | Sequence[float] | None = None,
-        b_channels: float | None = None,
-        window: tuple[float, float] | None = None,
-    ) -> None:
-        """Override what acts on the long skips, without touching the weights.
-
-        A call replaces the one before. What is None stays as trained, so a call without
-        arguments returns to the trained model.
+    def set_skips(self, window: tuple[float, float] | None = None, **overrides: Any) -> None:
+        """Override what acts on the long skips: ``uvit_lit.skips.override_skips`` on this model.
 
         Args:
-            s: Skip scale, at least 0: one value, or one per long skip from the outermost pair of
-                blocks to the innermost. A model trained without a filter gets the step.
-            b: Backbone scale, at least 0: one value or one per long skip.
-            filter: Another low-pass than the trained one.
-            cutoff: Fraction of Nyquist in (0, sqrt(2)]: one value or one per long skip.
-            b_channels: Fraction of the channels in (0, 1] that ``b`` amplifies.
             window: First and last timestep (in the unit of ``forward``) at which the override
                 acts; outside the model is as trained. None means always.
+            **overrides: s, b, filter, cutoff, order, ripple, attenuation, b_channels.
 
         Raises:
             ValueError: If a value is outside its range or a list has the wrong length.
         """
-        if self.long_skips[0].trained.settings.filter == "none":
-            if s is None and (cutoff is not None or filter in FILTERS[1:]):
-                raise ValueError("a filter without s changes nothing on this model: give s as well")
-            if s is not None and filter is None:
-                filter = "step"
-        if filter == "none":
-            s = 1.0 if s is None else s
-        given = {"s": s, "b": b, "filter": filter, "cutoff": cutoff, "b_channels": b_channels}
-        columns = {
-            name: self._per_skip(name, value) for name, value in given.items() if value is not None
-        }
-        settings = [
-            dataclasses.replace(
-                long_skip.trained.settings,
-                **{name: column[i] for name, column in columns.items()},
-            )
-            for i, long_skip in enumerate(self.long_skips)
-        ]
-        for long_skip, chosen in zip(self.long_skips, settings, strict=True):
-            long_skip.set_override(chosen, self.pos_embed.device)
+        override_skips(list(self.long_skips), self.pos_embed.device, **overrides)
         self.skip_window = window
-
-    def _per_skip(self, name: str, value: object) -> list:
-        """One value per long skip, from a single value or a list of that length."""
-        count = len(self.long_skips)
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            return [value] * count
-        if len(value) not in (1, count):
-            raise ValueError(
-                f"{name} has {len(value)} values; accepted: one, or {count}, one per long skip "
-                "from the outermost to the innermost"
-            )
-        return list(value) * (count // len(value))
 
     def _prefix(self, timesteps: Tensor, y: Tensor | None) -> list[Tensor]:
         """Prefix tokens, each (B, 1, D): class (of a conditional model), time."""

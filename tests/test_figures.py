@@ -1,0 +1,84 @@
+"""Figures and comparisons: what the curves and tables hold, and files that a user asks for."""
+
+import pytest
+import torch
+from conftest import error_line
+
+from uvit_lit import compare, figures
+from uvit_lit.denoiser import Denoiser
+from uvit_lit.uvit import UViT
+
+SMALL = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4, "num_heads": 2}
+
+
+def lines(axes):
+    return [line for line in axes.get_lines() if len(line.get_xdata()) > 100]
+
+
+def test_the_gain_curves_are_those_in_force():
+    model = UViT(**SMALL, filter="butterworth", order=2, s=0.4, cutoff=0.5)
+    model.set_skips(s=[0.2, 0.6])
+    (axes,) = figures.plot_gains(model.long_skips).axes
+    outermost, innermost = lines(axes)
+    assert outermost.get_ydata()[0] == pytest.approx(0.2)
+    assert innermost.get_ydata()[0] == pytest.approx(0.6)
+    at_cutoff = abs(outermost.get_xdata() - 0.5).argmin()
+    assert outermost.get_ydata()[at_cutoff] == pytest.approx(1 - 0.8 * 0.5**0.5, abs=0.01)
+
+
+def test_a_filter_that_depends_on_t_has_three_curves():
+    model = UViT(**SMALL, filter="butterworth", t_coefficients=1)
+    (axes,) = figures.plot_gains(model.long_skips).axes
+    assert len(lines(axes)) == 6
+
+
+def test_the_spectra_show_what_the_filter_takes_away():
+    model = UViT(**SMALL, filter="step", s=0.1, cutoff=0.6)
+    figure = figures.plot_spectra(Denoiser(model).eval(), torch.randn(4, 3, 8, 8), None)
+    for axes in figure.axes:
+        curves = {line.get_label(): line for line in axes.get_lines()}
+        radius = curves["skip before"].get_xdata()
+        change = curves["skip after"].get_ydata() - curves["skip before"].get_ydata()
+        for f, decibels in zip(radius, change, strict=True):
+            assert decibels == pytest.approx(-20 if f < 0.6 else 0, abs=1e-3)
+        same = curves["backbone after"].get_ydata() == curves["backbone before"].get_ydata()
+        assert same.all()
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
+def test_a_figure_is_written_to_a_file(tmp_path, trained, suffix, capsys):
+    for name in ("families", "gains"):
+        out = tmp_path / f"{name}.{suffix}"
+        figures.main([name, str(out), "--ckpt", str(trained)])
+        assert out.stat().st_size > 1000
+        assert capsys.readouterr().out.strip() == str(out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gains", "x.png", "--ckpt", "gone.ckpt"], "gone.ckpt does not exist"),
+        (["gains", "x.doc"], "doc"),
+        (["families", "x.png", "--cutoff", "0"], "cutoff is 0.0"),
+        (["spectrum", "x.png"], "spectrum"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = [*arguments] if "--ckpt" in arguments else [*arguments, "--ckpt", str(trained)]
+    status, line = error_line(capsys, figures.main, arguments)
+    assert status == 2
+    assert message in line
+
+
+def test_runs_are_compared_in_a_table(trained, capsys, tmp_path):
+    run = trained.parents[2]
+    compare.main([str(run), str(run)])
+    heads, _, first, second = capsys.readouterr().out.splitlines()
+    assert first == second
+    cells = dict(zip(heads.split(" | "), first.split(" | "), strict=True))
+    assert cells["steps"] == "8"
+    assert 0 < float(cells["validation loss"]) < 2
+    status, line = error_line(capsys, compare.main, [str(tmp_path)])
+    assert status == 2
+    assert "holds no run" in line

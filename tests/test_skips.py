@@ -1,0 +1,330 @@
+"""What acts on a long skip, against torch.fft and the equations of the paper."""
+
+import math
+
+import pytest
+import torch
+from diffusers.utils.torch_utils import fourier_filter
+
+from uvit_lit.filters import PROTOTYPES, LowPass, frequencies
+from uvit_lit.skips import Learned, LongSkip, Modulation, SkipSettings, scale_backbone
+
+GRIDS = [(8, 8), (16, 16), (7, 7), (5, 8), (16, 9), (1, 6), (1, 1)]
+
+
+T = torch.tensor([0.2, 0.7, 0.9, 0.4, 0.0, 1.0])
+
+
+def step(s, cutoff, grid, prefix=2, **other):
+    modulation = Modulation(SkipSettings("step", s=s, cutoff=cutoff, **other), grid, prefix)
+    return at_any_time(modulation)
+
+
+def at_any_time(module):
+    """The module as a function of the features alone."""
+    return lambda backbone, skip, *more: module(backbone, skip, T[: len(skip)], *more)
+
+
+def fft_reference(x, s, cutoff, grid):
+    """Equations 1 and 2, read literally, on (batch, tokens, channels)."""
+    height, width = grid
+    maps = x.double().transpose(1, 2).unflatten(-1, grid)
+    fy = torch.fft.fftfreq(height, dtype=torch.float64)[:, None] * 2
+    fx = torch.fft.fftfreq(width, dtype=torch.float64)[None, :] * 2
+    beta = torch.where((fy**2 + fx**2).sqrt() < cutoff, s, 1.0)
+    filtered = torch.fft.ifft2(torch.fft.fft2(maps) * beta)
+    assert filtered.imag.abs().max() < 1e-12
+    return filtered.real.flatten(-2).transpose(1, 2)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("cutoff", [0.01, 0.25, 0.3, 0.8, 1.0, math.sqrt(2)])
+@pytest.mark.parametrize("s", [0.0, 0.5, 1.0, 1.7])
+def test_step_equals_the_fourier_transform(grid, cutoff, s):
+    skip = torch.randn(3, 2 + grid[0] * grid[1], 5)
+    _, filtered = step(s, cutoff, grid)(skip, skip)
+    expected = fft_reference(skip[:, 2:], s, cutoff, grid)
+    torch.testing.assert_close(filtered[:, 2:].double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 2])
+def test_prefix_tokens_are_untouched(prefix):
+    features = torch.randn(2, prefix + 64, 6)
+    backbone, skip = step(0.0, 0.5, (8, 8), prefix, b=2.0)(features, features)
+    assert torch.equal(skip[:, :prefix], features[:, :prefix])
+    assert torch.equal(backbone[:, :prefix], features[:, :prefix])
+    assert not torch.equal(skip[:, prefix:], features[:, prefix:])
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("s", [0.0, 0.4, 1.5])
+def test_a_constant_map_is_scaled_by_s(grid, s):
+    skip = torch.full((1, 1 + grid[0] * grid[1], 2), 3.0)
+    _, filtered = step(s, 0.3, grid, prefix=1)(skip, skip)
+    torch.testing.assert_close(filtered[:, 1:], torch.full_like(filtered[:, 1:], 3.0 * s))
+
+
+def test_keep_or_kill():
+    """A plane wave at half the cutoff is scaled by s, one at twice the cutoff passes."""
+    n, cutoff, s = 16, 0.5, 0.2
+    position = torch.arange(n, dtype=torch.float32)
+    for frequency, gain in ((cutoff / 2, s), (cutoff * 2, 1.0)):
+        for axis in (0, 1):
+            wave = torch.cos(math.pi * frequency * position)
+            wave = wave[:, None].expand(n, n) if axis == 0 else wave[None, :].expand(n, n)
+            skip = wave.reshape(1, n * n, 1)
+            _, filtered = step(s, cutoff, (n, n), prefix=0)(skip, skip)
+            torch.testing.assert_close(filtered, gain * skip, atol=1e-6, rtol=0)
+
+
+def test_neutral_settings_return_the_features_themselves():
+    features = torch.randn(2, 65, 4)
+    backbone, skip = step(1.0, 0.5, (8, 8), prefix=1, b=1.0)(features, features)
+    assert backbone is features
+    assert skip is features
+
+
+def test_an_image_is_filtered_alone_as_in_a_batch():
+    batch = torch.randn(6, 66, 8)
+    modulation = step(0.3, 0.6, (8, 8), b=1.6)
+    together = modulation(batch, batch)
+    for k in range(6):
+        alone = modulation(batch[k : k + 1], batch[k : k + 1])
+        for one, many in zip(alone, together, strict=True):
+            torch.testing.assert_close(one[0], many[k], atol=1e-6, rtol=1e-5)
+
+
+def test_features_are_not_changed_in_place():
+    features = torch.randn(2, 66, 4)
+    before = features.clone()
+    step(0.0, 0.9, (8, 8), b=2.0)(features, features)
+    assert torch.equal(features, before)
+
+
+def test_bfloat16_in_bfloat16_out():
+    modulation = step(0.4, 0.6, (8, 8), b=1.5)
+    features = torch.randn(2, 66, 8)
+    exact = modulation(features, features)
+    rounded = modulation(features.bfloat16(), features.bfloat16())
+    for wide, narrow in zip(exact, rounded, strict=True):
+        assert narrow.dtype == torch.bfloat16
+        torch.testing.assert_close(narrow.float(), wide, atol=0.06, rtol=0.03)
+
+
+def test_gradients_flow():
+    torch.manual_seed(0)
+    settings = SkipSettings("step", s=0.4, cutoff=0.6, b=1.5)
+    modulation = at_any_time(Modulation(settings, (4, 4), 1).double())
+    backbone = torch.randn(2, 17, 3, dtype=torch.float64, requires_grad=True)
+    skip = torch.randn(2, 17, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(modulation, (backbone, skip))
+
+
+@pytest.mark.parametrize("b", [0.0, 0.5, 1.3, 2.0])
+def test_backbone_scale_follows_equations_3_to_5(b):
+    x = torch.randn(3, 1 + 20, 7)
+    scaled = scale_backbone(x, b, num_prefix=1)
+    for image in range(3):
+        tokens = x[image, 1:]
+        mean = torch.stack([sum(token) / 7 for token in tokens])
+        alpha = (b - 1) * (mean - mean.min()) / (mean.max() - mean.min()) + 1
+        torch.testing.assert_close(scaled[image, 1:], tokens * alpha[:, None])
+
+
+def test_backbone_scale_of_a_constant_map_is_one():
+    x = torch.full((2, 17, 4), 5.0)
+    assert torch.equal(scale_backbone(x, 1.7, num_prefix=1), x)
+
+
+def test_backbone_scale_reaches_the_first_channels_only():
+    x = torch.randn(2, 16, 8)
+    half, whole = scale_backbone(x, 1.4, channels=0.5), scale_backbone(x, 1.4)
+    assert torch.equal(half[..., :4], whole[..., :4])
+    assert torch.equal(half[..., 4:], x[..., 4:])
+
+
+def test_override_acts_where_it_is_active():
+    long_skip = LongSkip(SkipSettings("step", s=0.9), (4, 4), 1)
+    run = at_any_time(long_skip)
+    features = torch.randn(2, 17, 3)
+    trained = run(features, features)
+    long_skip.override = long_skip.overridden(s=0.0, b=1.5)
+    override = run(features, features)
+    mixed = run(features, features, torch.tensor([True, False])[:, None, None])
+    for inside, outside, both in zip(override, trained, mixed, strict=True):
+        assert not torch.equal(inside[0], outside[0])
+        assert torch.equal(both[0], inside[0])
+        assert torch.equal(both[1], outside[1])
+    assert list(long_skip.state_dict()) == []
+
+
+def learned(filter, t_coefficients=0, grid=(8, 8), prefix=2, learn_b=False, **settings):
+    settings = SkipSettings(filter, **{"s": 0.9, "cutoff": 0.5, **settings})
+    return LongSkip(settings, grid, prefix, learn_b, t_coefficients)
+
+
+@pytest.mark.parametrize("grid", GRIDS[:4])
+@pytest.mark.parametrize("filter", [*PROTOTYPES, "freeu_box"])
+@pytest.mark.parametrize("t_coefficients", [0, 2])
+def test_every_filter_equals_the_fourier_transform(filter, grid, t_coefficients):
+    """gain(f) = 1 - (1 - s) |H(f)|, image by image where s and cutoff depend on t."""
+    torch.manual_seed(0)
+    long_skip = learned(filter, t_coefficients, grid, s=0.4)
+    for value in long_skip.learned.values():
+        value.raw.data[1:] = torch.randn(t_coefficients)
+    skip = torch.randn(3, 2 + grid[0] * grid[1], 5)
+    with torch.no_grad():
+        _, filtered = at_any_time(long_skip)(skip, skip)
+    for image in range(3):
+        s, cutoff = 0.4, 0.5
+        if long_skip.learned:
+            values = (long_skip.learned[name](T[:3]).detach() for name in ("s", "cutoff"))
+            s, cutoff = (float(value.expand(3)[image]) for value in values)
+        gain = 1 - (1 - s) * LowPass(filter)(frequencies(grid), cutoff)
+        maps = skip[image, 2:].double().T.unflatten(-1, grid)
+        expected = torch.fft.ifft2(torch.fft.fft2(maps) * gain).real.flatten(-2).T
+        torch.testing.assert_close(filtered[image, 2:].double(), expected, atol=2e-5, rtol=1e-5)
+        assert torch.equal(filtered[image, :2], skip[image, :2])
+
+
+@pytest.mark.parametrize("size", [8, 16, 7])
+@pytest.mark.parametrize("threshold", [1, 2, 3])
+@pytest.mark.parametrize("scale", [0.0, 0.2, 0.9])
+def test_freeu_box_equals_the_function_of_diffusers(size, threshold, scale):
+    maps = torch.randn(2, 3, size, size)
+    expected = fourier_filter(maps, threshold, scale)
+    settings = SkipSettings("freeu_box", s=scale, cutoff=2 * threshold / size)
+    tokens = maps.flatten(2).transpose(1, 2)
+    _, filtered = at_any_time(Modulation(settings, (size, size), 0))(tokens, tokens)
+    torch.testing.assert_close(
+        filtered.transpose(1, 2).unflatten(-1, (size, size)), expected, atol=1e-5, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("filter", PROTOTYPES)
+@pytest.mark.parametrize("t_coefficients", [0, 3])
+def test_a_learned_filter_at_s_1_and_b_1_is_exactly_the_identity(filter, t_coefficients):
+    long_skip = at_any_time(learned(filter, t_coefficients, s=1.0, learn_b=True))
+    features = torch.randn(2, 66, 4)
+    backbone, skip = long_skip(features, features)
+    assert torch.equal(skip, features)
+    assert torch.equal(backbone, features)
+
+
+@pytest.mark.parametrize("filter", PROTOTYPES)
+def test_coefficients_in_t_start_at_the_constant_filter(filter):
+    features = torch.randn(4, 66, 3)
+    constant, smooth = (at_any_time(learned(filter, n))(features, features) for n in (0, 3))
+    torch.testing.assert_close(constant[1], smooth[1], atol=2e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("raw", [-1e4, -20.0, 0.0, 20.0, 1e4])
+@pytest.mark.parametrize("filter", PROTOTYPES)
+def test_learned_values_stay_inside_their_ranges(filter, raw):
+    """Whatever the optimiser does, the values, the result and the gradients mean something."""
+    long_skip = learned(filter, grid=(4, 8), learn_b=True)
+    for value in long_skip.learned.values():
+        value.raw.data.fill_(raw)
+    skip = torch.randn(2, 34, 3)
+    backbone, filtered = at_any_time(long_skip)(skip, skip)
+    (backbone.square().mean() + filtered.square().mean()).backward()
+    assert filtered.isfinite().all()
+    settings = long_skip.settings
+    assert 0 <= settings.s <= 2
+    assert 0 <= settings.b <= 2
+    assert 1 / 8 <= settings.cutoff <= math.sqrt(2)
+    assert all(p.grad.isfinite().all() for p in long_skip.parameters())
+
+
+@pytest.mark.parametrize("filter", PROTOTYPES)
+@pytest.mark.parametrize("t_coefficients", [0, 2])
+def test_the_gradient_is_right(filter, t_coefficients):
+    torch.manual_seed(1)
+    long_skip = learned(filter, t_coefficients, (4, 5), 1, learn_b=True).double()
+    names = [name for name, _ in long_skip.named_parameters()]
+    features = torch.randn(2, 21, 2, dtype=torch.float64)
+
+    def call(*values):
+        state = dict(zip(names, values, strict=True))
+        return torch.func.functional_call(long_skip, state, (features, features, T[:2].double()))
+
+    start = [p.detach() + 0.3 * torch.randn_like(p) for p in long_skip.parameters()]
+    assert torch.autograd.gradcheck(call, [p.requires_grad_() for p in start])
+
+
+@pytest.mark.parametrize("filter", PROTOTYPES)
+def test_a_student_finds_the_filter_of_a_teacher(filter):
+    """Cutoff and s of an unknown filter are recovered to 2 % from features alone."""
+    torch.manual_seed(0)
+    teacher = learned(filter, s=0.35, cutoff=0.8)
+    student = learned(filter, s=0.9, cutoff=0.4)
+    optimizer = torch.optim.Adam(student.parameters(), lr=0.05)
+    for step in range(400):
+        skip = torch.randn(16, 66, 8)
+        wanted, found = (at_any_time(m)(skip, skip)[1] for m in (teacher, student))
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 400)
+        optimizer.zero_grad()
+        (wanted.detach() - found).square().mean().backward()
+        optimizer.step()
+    assert student.settings.s == pytest.approx(0.35, rel=0.02)
+    assert student.settings.cutoff == pytest.approx(0.8, rel=0.02)
+
+
+@pytest.mark.parametrize("t_coefficients", [0, 2])
+def test_an_override_leaves_what_it_does_not_name_learned(t_coefficients):
+    long_skip = learned("butterworth", t_coefficients)
+    long_skip.learned["cutoff"].raw.data += 0.5
+    cutoff = long_skip.settings.cutoff
+    long_skip.override = long_skip.overridden(s=0.2)
+    assert long_skip.settings.s == 0.2
+    assert long_skip.settings.cutoff == pytest.approx(cutoff)
+    long_skip.override = long_skip.overridden(filter="step")
+    assert long_skip.settings.filter == "step"
+    assert long_skip.settings.cutoff == pytest.approx(cutoff)
+    assert {name.split(".")[0] for name in long_skip.state_dict()} == {"learned"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"s": 0.0}, "s is 0.0"),
+        ({"s": 2.5}, "s is 2.5"),
+        ({"cutoff": 0.05}, "cutoff is 0.05"),
+        ({"b": 2.0, "learn_b": True}, "b is 2.0"),
+    ],
+)
+def test_a_learned_value_starts_inside_its_bounds(wrong, named):
+    with pytest.raises(ValueError, match=f"{named}; accepted where it is learned"):
+        learned("butterworth", **wrong)
+
+
+def test_a_learned_value_follows_its_series_in_t():
+    value = Learned("s", 0.9, 0, 2, t_coefficients=2)
+    value.raw.data[1:] = torch.tensor([0.3, -0.2])
+    t = torch.tensor([0.0, 0.25, 1.0])
+    raw = math.log(0.45 / 0.55) + 0.3 * torch.cos(math.pi * t) - 0.2 * torch.cos(2 * math.pi * t)
+    torch.testing.assert_close(value(t), 2 / (1 + torch.exp(-raw)))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"filter": "box"}, "box"),
+        ({"filter": "step", "s": -0.1}, "-0.1"),
+        ({"filter": "step", "s": math.nan}, "nan"),
+        ({"s": 0.5}, "0.5"),
+        ({"b": math.inf}, "inf"),
+        ({"cutoff": 0.0}, "0.0"),
+        ({"cutoff": 2.0}, "2.0"),
+        ({"b_channels": 0.0}, "0.0"),
+        ({"filter": "butterworth", "order": 0}, "order is 0"),
+        ({"filter": "butterworth", "order": 13}, "order is 13"),
+        ({"filter": "butterworth", "order": 2.5}, "order is 2.5"),
+        ({"filter": "chebyshev", "ripple": 0.0}, "ripple is 0.0"),
+        ({"filter": "chebyshev", "ripple": math.nan}, "ripple is nan"),
+        ({"filter": "chebyshev2", "attenuation": 100.0}, "attenuation is 100.0"),
+    ],
+)
+def test_settings_outside_their_range_are_named(wrong, named):
+    with pytest.raises(ValueError, match=f"{named}.*accepted"):
+        SkipSettings(**wrong)

@@ -1,0 +1,197 @@
+"""Figures of the filters: their responses, what was learned, what it does to the features.
+
+``python -m uvit_lit.figures families OUT`` draws the families at one cutoff,
+``python -m uvit_lit.figures gains OUT --ckpt PATH`` the filters of a trained model; the suffix of
+OUT (png, pdf, svg) chooses the format.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from uvit_lit.checkpoint import find_checkpoint, load_model
+from uvit_lit.cli import Parser, checked_input
+from uvit_lit.denoiser import Denoiser
+from uvit_lit.filters import MAX_FREQUENCY, LowPass, frequencies, radial_power
+from uvit_lit.skips import LongSkip
+
+FREQUENCY_LABEL = "radial frequency (fraction of Nyquist)"
+
+
+def _curve_points() -> Tensor:
+    """Frequencies along an axis from 0 to the corner, (points, 2)."""
+    radius = torch.linspace(0, MAX_FREQUENCY, 500)
+    return torch.stack([radius, torch.zeros_like(radius)], dim=-1)
+
+
+def _mark_bins(axes: Any, grid: tuple[int, int]) -> None:
+    """Mark the radial frequencies that the grid has with ticks inside the lower edge."""
+    rings = torch.hypot(*frequencies(grid).unbind(-1)).unique()
+    label = f"bins of {grid[0]} x {grid[1]} tokens"
+    axes.plot(rings, torch.zeros_like(rings), "|", color="0.4", markersize=8, clip_on=False,
+              transform=axes.get_xaxis_transform(), label=label)  # fmt: skip
+
+
+def plot_families(cutoff: float = 0.5, s: float = 0.3, grid: tuple[int, int] = (16, 16)) -> Figure:
+    """Magnitude and gain of every family at one cutoff.
+
+    Args:
+        cutoff: Fraction of Nyquist, in (0, sqrt(2)].
+        s: Skip scale of the right panel.
+        grid: Tokens whose bins are marked.
+
+    Returns:
+        Figure of two panels: the magnitude in dB, and gain(f) = 1 - (1 - s) |H(f)|.
+    """
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    decibels, gains = figure.subplots(1, 2)
+    points = _curve_points()
+    low, high = LowPass("butterworth"), LowPass("butterworth", order=12)
+    type_1, type_2 = LowPass("chebyshev"), LowPass("chebyshev2")
+    labelled = {
+        "step (freeu_box along an axis)": LowPass("step"),
+        f"butterworth, order {low.order}": low,
+        f"butterworth, order {high.order}": high,
+        f"chebyshev, order {type_1.order}, ripple {type_1.ripple:g} dB": type_1,
+        f"chebyshev2, order {type_2.order}, attenuation {type_2.attenuation:g} dB": type_2,
+    }
+    for label, design in labelled.items():
+        magnitude = design(points, cutoff)
+        decibels.plot(points[:, 0], 20 * magnitude.clamp_min(1e-6).log10(), label=label)
+        gains.plot(points[:, 0], 1 - (1 - s) * magnitude)
+    decibels.set(ylim=(-70, 3), ylabel="|H| (dB)", title=f"magnitude, cutoff {cutoff:g}")
+    gains.set(ylabel="gain", title=f"gain = 1 - (1 - s) |H|, s = {s:g}", ylim=(0, 1.05))
+    for axes in (decibels, gains):
+        axes.axvline(cutoff, color="0.7", linewidth=0.8, zorder=0)
+        _mark_bins(axes, grid)
+        axes.set(xlabel=FREQUENCY_LABEL, xlim=(0, MAX_FREQUENCY))
+    figure.legend(*decibels.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+@torch.no_grad()
+def plot_gains(long_skips: Sequence[LongSkip]) -> Figure:
+    """Gain over frequency of every long skip, as it is in force.
+
+    Args:
+        long_skips: Outermost first, as in ``UViT.long_skips``.
+
+    Returns:
+        Figure with one curve per long skip and the bins of the grid; where a filter depends on t,
+        its curves at t = 0 (dotted), 0.5 and 1 (dashed).
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    points = _curve_points()
+    axes.axhline(1, color="0.7", linewidth=0.8, zorder=0)
+    for i, long_skip in enumerate(long_skips):
+        device = next((b.device for b in long_skip.buffers()), "cpu")
+        change = long_skip.in_force.gain_change(
+            points.to(device), torch.tensor([0.0, 0.5, 1.0], device=device)
+        ).cpu()
+        chosen = long_skip.settings
+        color = colormaps["viridis"](i / len(long_skips))  # from the outermost to the innermost
+        label = f"skip {i}: s = {chosen.s:.3f}, cutoff = {chosen.cutoff:.3f}"
+        for row, style in zip(change.expand(3, -1), (":", "-", "--"), strict=True):
+            if change.ndim == 2 or style == "-":
+                axes.plot(points[:, 0], 1 + row, style, color=color,
+                          label=label if style == "-" else None)  # fmt: skip
+    _mark_bins(axes, long_skips[0].grid)
+    axes.set(xlabel=FREQUENCY_LABEL, ylabel="gain", xlim=(0, MAX_FREQUENCY), ylim=(0, None),
+             title=f"{long_skips[0].settings.filter}; skip 0 is the outermost")  # fmt: skip
+    axes.legend(fontsize=8)
+    return figure
+
+
+@torch.no_grad()
+def plot_spectra(
+    denoiser: Denoiser, x0: Tensor, y: Tensor | None, t: float = 0.5, seed: int = 0
+) -> Figure:
+    """Radial power spectrum of skip and backbone features, before and after their modulation.
+
+    Args:
+        denoiser: A denoiser with a U-ViT.
+        x0: (batch, channels, height, width) images in [-1, 1].
+        y: (batch,) labels or None.
+        t: Time in [0, 1] at which the images are noised and looked at.
+        seed: Seed of the noise.
+
+    Returns:
+        Figure with one panel per long skip, power in dB.
+    """
+    backbone = denoiser.backbone
+    spectra: dict[int, dict[str, Tensor]] = {}
+
+    def measure(module: LongSkip, inputs: tuple, outputs: tuple) -> None:
+        index = list(backbone.long_skips).index(module)
+        features = {
+            "backbone before": inputs[0], "backbone after": outputs[0],
+            "skip before": inputs[1], "skip after": outputs[1],
+        }  # fmt: skip
+        spectra[index] = {
+            name: radial_power(x[:, module.num_prefix :], module.grid)[1]
+            for name, x in features.items()
+        }
+
+    generator = torch.Generator().manual_seed(seed)
+    eps = torch.randn(x0.shape, generator=generator).to(x0.device)
+    times = torch.full((len(x0),), t, device=x0.device)
+    hooks = [long_skip.register_forward_hook(measure) for long_skip in backbone.long_skips]
+    try:
+        denoiser(denoiser.add_noise(x0, eps, times), times, y)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+    columns = min(4, len(spectra))
+    rows = math.ceil(len(spectra) / columns)
+    figure = Figure(figsize=(3.2 * columns, 2.6 * rows + 0.4), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    rings = torch.hypot(*frequencies(backbone.grid).unbind(-1)).float().unique()
+    styles = {"backbone before": "C1:", "backbone after": "C1", "skip before": "C0:",
+              "skip after": "C0"}  # fmt: skip
+    for index, powers in sorted(spectra.items()):
+        for name, power in powers.items():
+            decibels = 10 * power.clamp_min(1e-12).log10()
+            panels[index].plot(rings, decibels, styles[name], label=name)
+        panels[index].set_title(f"skip {index}", fontsize=9)
+    for panel in panels[len(spectra) :]:
+        panel.set_axis_off()
+    panels[0].legend(fontsize=7)
+    figure.supxlabel(FREQUENCY_LABEL, fontsize=9)
+    figure.supylabel(f"power (dB) at t = {t:g}", fontsize=9)
+    return figure
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write one figure to a file.
+
+    Args:
+        arguments: The command line; None takes that of the process.
+    """
+    parser = Parser(prog="python -m uvit_lit.figures", description=__doc__)
+    parser.add_argument("figure", choices=("families", "gains"))
+    parser.add_argument("out", type=Path, help="file to write: .png, .pdf or .svg")
+    parser.add_argument("--ckpt", default="last", help="checkpoint; default: newest under runs/")
+    parser.add_argument("--cutoff", type=float, default=0.5, help="of the families")
+    args = parser.parse_args(arguments)
+    with checked_input():
+        if args.figure == "families":
+            if not 0 < args.cutoff <= MAX_FREQUENCY:
+                raise ValueError(f"cutoff is {args.cutoff}; accepted: above 0, at most sqrt(2)")
+            figure = plot_families(args.cutoff)
+        else:
+            model = load_model(find_checkpoint(args.ckpt))
+            figure = plot_gains(list(model.denoiser.backbone.long_skips))
+        figure.savefig(args.out, dpi=110)
+    print(args.out)
+
+
+if __name__ == "__main__":
+    main()

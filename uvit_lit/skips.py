@@ -1,0 +1,410 @@
+"""What acts on a long skip: a filter on the skip features, a scale on the backbone features."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from uvit_lit.filters import (
+    FILTERS,
+    MAX_FREQUENCY,
+    PROTOTYPES,
+    LowPass,
+    filter_matrix,
+    frequencies,
+    hartley_matrix,
+)
+
+MAX_SCALE = 2.0
+"""A learned s or b stays between 0 and this: 1, no change, is in the middle."""
+
+
+@dataclass(frozen=True)
+class SkipSettings:
+    """What one long skip does to the features that meet there.
+
+    Attributes:
+        filter: Name of the low-pass, one of ``uvit_lit.filters.FILTERS``.
+        s: Skip scale: the gain of the low-pass's passband, at least 0. 1 is no change, 0 removes
+            the passband. Without a filter nothing is scaled, so ``s`` is 1.
+        cutoff: Where the passband ends, as a fraction of Nyquist, in (0, sqrt(2)]; ``LowPass``
+            says what it means in each family.
+        b: Backbone scale, at least 0: the largest factor of equation 4. 1 is no change.
+        b_channels: Fraction of the channels, in (0, 1], that ``b`` amplifies; the first ones.
+            The paper scales all, FreeU the first half.
+        order: Order of butterworth, chebyshev and chebyshev2, 1 to 12.
+        ripple: Passband ripple of chebyshev, 0.05 to 6 dB.
+        attenuation: Stopband attenuation of chebyshev2, 10 to 80 dB.
+
+    Raises:
+        ValueError: If a value is outside its range.
+    """
+
+    filter: str = "none"
+    s: float = 1.0
+    cutoff: float = 0.3
+    b: float = 1.0
+    b_channels: float = 1.0
+    order: int = LowPass.order
+    ripple: float = LowPass.ripple
+    attenuation: float = LowPass.attenuation
+
+    def __post_init__(self) -> None:
+        """Refuse what has no meaning."""
+        self.low_pass()
+        for name in ("s", "b"):
+            value = getattr(self, name)
+            if not (value >= 0 and math.isfinite(value)):
+                raise ValueError(f"{name} is {value}; accepted: a number of at least 0")
+        if self.filter == "none" and self.s != 1:
+            raise ValueError(f"s is {self.s} without a filter; accepted: 1, or choose a filter")
+        if not 0 < self.cutoff <= MAX_FREQUENCY:
+            raise ValueError(
+                f"cutoff is {self.cutoff}; accepted: a fraction of Nyquist above 0 and at most "
+                f"sqrt(2) = {MAX_FREQUENCY:.4f}"
+            )
+        if not 0 < self.b_channels <= 1:
+            raise ValueError(
+                f"b_channels is {self.b_channels}; accepted: a fraction above 0 and at most 1"
+            )
+
+    def low_pass(self) -> LowPass | None:
+        """The low-pass, or None without a filter."""
+        design = LowPass(
+            "step" if self.filter == "none" else self.filter,
+            self.order,
+            self.ripple,
+            self.attenuation,
+        )
+        return None if self.filter == "none" else design
+
+
+def scale_backbone(
+    x: Tensor, b: Tensor | float, num_prefix: int = 0, channels: float = 1.0
+) -> Tensor:
+    """Amplify the backbone features where they are strong (equations 3 to 5).
+
+    The mean over the channels gives one value per patch token (3); min-max normalised over the
+    tokens of its image it becomes alpha = (b - 1) * normalised + 1 (4), which multiplies the
+    features (5). Each image has statistics of its own. A constant map has no largest token:
+    there alpha is 1.
+
+    Args:
+        x: (batch, tokens, channels), prefix tokens first. Not changed.
+        b: Backbone scale, at least 0; 1 returns ``x`` itself. A tensor, of no dimension, is a
+            learned one.
+        num_prefix: How many leading tokens (time, class) are left alone.
+        channels: Fraction of the channels, in (0, 1], that is amplified; the first ones.
+
+    Returns:
+        (batch, tokens, channels), of the dtype of ``x``.
+    """
+    if not isinstance(b, Tensor) and b == 1:
+        return x
+    accurate = torch.promote_types(x.dtype, torch.float32)
+    mean = x[:, num_prefix:].mean(dim=-1, keepdim=True, dtype=accurate)
+    low, high = mean.amin(dim=1, keepdim=True), mean.amax(dim=1, keepdim=True)
+    normalised = (mean - low) / (high - low).clamp_min(1e-6)
+    alpha = (b - 1) * normalised + 1
+    alpha = F.pad(alpha, (0, 0, num_prefix, 0), value=1.0)
+    if channels < 1:
+        amplified = torch.arange(x.shape[-1], device=x.device) < round(channels * x.shape[-1])
+        alpha = torch.where(amplified, alpha, 1.0)
+    return x * alpha.to(x.dtype)
+
+
+class Learned(nn.Module):
+    """A number that training moves inside (low, high), constant or a smooth function of t.
+
+    The number is low + (high - low) * sigmoid(raw), with raw a cosine series in t:
+    raw[0] + sum over k of raw[k] cos(pi k t). It starts constant.
+
+    Args:
+        name: What it is, for the error.
+        value: Where it starts.
+        low: Lower bound.
+        high: Upper bound.
+        t_coefficients: Number of cosines; 0 makes it constant.
+
+    Raises:
+        ValueError: If it does not start inside its bounds.
+    """
+
+    def __init__(
+        self, name: str, value: float, low: float, high: float, t_coefficients: int = 0
+    ) -> None:
+        super().__init__()
+        if not low < value < high:
+            raise ValueError(
+                f"{name} is {value}; accepted where it is learned: between {low:g} and {high:.4f}"
+            )
+        self.low, self.high = low, high
+        self.raw = nn.Parameter(torch.zeros(1 + t_coefficients))
+        with torch.no_grad():
+            self.raw[0] = math.log((value - low) / (high - value))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Value at the times t, (batch,) in [0, 1]: () where it is constant, else (batch,)."""
+        raw = self.raw.to(torch.promote_types(self.raw.dtype, torch.float32))
+        if len(raw) == 1:
+            raw = raw[0]
+        else:
+            k = torch.arange(len(raw), dtype=raw.dtype, device=raw.device)
+            raw = torch.cos(math.pi * t.to(raw.dtype)[:, None] * k) @ raw
+        return self.low + (self.high - self.low) * torch.sigmoid(raw)
+
+    @torch.no_grad()
+    def average(self) -> float:
+        """Mean value over t, as a number inside the bounds."""
+        t = torch.linspace(0, 1, 65, device=self.raw.device)
+        return min(max(float(self(t).mean()), self.low), self.high)
+
+
+class Modulation(nn.Module):
+    """The paper's two modulating factors: filter the skip features, scale the backbone features.
+
+    Args:
+        settings: What to do.
+        grid: Height and width in patch tokens.
+        num_prefix: Leading tokens (time, class) that are neither filtered nor scaled.
+        learned: Which of s, cutoff and b are not the numbers of ``settings`` but learned. They
+            belong to the ``LongSkip``, not to this module.
+    """
+
+    def __init__(
+        self,
+        settings: SkipSettings,
+        grid: tuple[int, int],
+        num_prefix: int,
+        learned: Mapping[str, Learned] | None = None,
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.num_prefix = num_prefix
+        self.learned = dict(learned or {})
+        self.low_pass = settings.low_pass()
+        self.filter_is_learned = self.low_pass is not None and bool(
+            {"s", "cutoff"} & self.learned.keys()
+        )
+        if self.low_pass is None:
+            return
+        # Zero rows for the prefix: it is left alone without cutting and joining.
+        frequency = frequencies(grid)
+        if self.filter_is_learned:
+            basis = F.pad(hartley_matrix(grid), (0, 0, num_prefix, 0))
+            self.register_buffer("basis", basis.float(), persistent=False)
+            self.register_buffer("frequency", frequency.flatten(0, 1).float(), persistent=False)
+        else:
+            change = (settings.s - 1) * filter_matrix(self.low_pass(frequency, settings.cutoff))
+            change = F.pad(change, (num_prefix, 0, num_prefix, 0))
+            self.register_buffer("change", change.float(), persistent=False)
+
+    def forward(self, backbone: Tensor, skip: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the scaled backbone features and the filtered skip features.
+
+        Args:
+            backbone: (batch, prefix + patch tokens, channels).
+            skip: The same shape.
+            t: (batch,) times in [0, 1].
+        """
+        b = self._value("b", t)
+        backbone = scale_backbone(backbone, b, self.num_prefix, self.settings.b_channels)
+        if self.filter_is_learned:
+            skip = skip + self._learned_change(skip, t).to(skip.dtype)
+        elif self.low_pass is not None and self.settings.s != 1:
+            skip = skip + self.get_buffer("change").to(skip.dtype) @ skip
+        return backbone, skip
+
+    def _value(self, name: str, t: Tensor) -> Tensor | float:
+        """What s, cutoff or b is at the times t."""
+        return self.learned[name](t) if name in self.learned else getattr(self.settings, name)
+
+    def gain_change(self, frequency: Tensor, t: Tensor) -> Tensor:
+        """Gain minus 1 of the filter: (s - 1) |H(f)|.
+
+        Args:
+            frequency: (frequencies, 2), as ``LowPass`` takes them.
+            t: (batch,) times in [0, 1].
+
+        Returns:
+            (frequencies,) where nothing depends on t, else (batch, frequencies).
+        """
+        if self.low_pass is None:
+            return torch.zeros_like(frequency[..., 0])
+        s, cutoff = (
+            v[:, None] if isinstance(v, Tensor) and v.ndim else v
+            for v in (self._value("s", t), self._value("cutoff", t))
+        )
+        return (s - 1) * self.low_pass(frequency, cutoff)
+
+    def _learned_change(self, skip: Tensor, t: Tensor) -> Tensor:
+        """What the filter adds to the skip features."""
+        basis = self.get_buffer("basis")
+        with torch.autocast(skip.device.type, enabled=False):  # the design stays in float32
+            change = self.gain_change(self.get_buffer("frequency"), t)
+            if change.ndim == 1:
+                matrix = basis * change @ basis.T
+        if change.ndim == 1:
+            return matrix.to(skip.dtype) @ skip
+        basis, change = basis.to(skip.dtype), change.to(skip.dtype)
+        return basis @ (change[:, :, None] * (basis.T @ skip))
+
+
+class LongSkip(nn.Module):
+    """The modulation of one long skip, as trained, with an optional override for sampling.
+
+    Args:
+        settings: What acts during training, or where the learning starts.
+        grid: Height and width in patch tokens.
+        num_prefix: Leading tokens that are left alone.
+        learn_b: Whether b is learned too.
+        t_coefficients: Number of cosines in t of the learned s and cutoff; 0 keeps them constant.
+
+    Raises:
+        ValueError: If what is learned does not start inside its bounds: s and b between 0 and 2,
+            the cutoff between half a bin and sqrt(2).
+    """
+
+    def __init__(
+        self,
+        settings: SkipSettings,
+        grid: tuple[int, int],
+        num_prefix: int,
+        learn_b: bool = False,
+        t_coefficients: int = 0,
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.num_prefix = num_prefix
+        learned = {}
+        if settings.filter in PROTOTYPES:
+            half_bin = 1 / max(grid)
+            learned["s"] = Learned("s", settings.s, 0, MAX_SCALE, t_coefficients)
+            learned["cutoff"] = Learned(
+                "cutoff", settings.cutoff, half_bin, MAX_FREQUENCY, t_coefficients
+            )
+        if learn_b:
+            learned["b"] = Learned("b", settings.b, 0, MAX_SCALE)
+        self.learned = nn.ModuleDict(learned)
+        self.trained = Modulation(settings, grid, num_prefix, learned)
+        self.override: Modulation | None = None
+
+    @property
+    def in_force(self) -> Modulation:
+        """The override where there is one, else what was trained."""
+        return self.override or self.trained
+
+    @property
+    def settings(self) -> SkipSettings:
+        """What is in force, as numbers: what is learned as its value, averaged over t."""
+        values: dict[str, Any] = {
+            name: learned.average() for name, learned in self.in_force.learned.items()
+        }
+        return dataclasses.replace(self.in_force.settings, **values)
+
+    def overridden(self, **changes: Any) -> Modulation | None:
+        """Modulation with other settings, the rest as trained; None where nothing changes."""
+        if not changes:
+            return None
+        learned = {k: v for k, v in self.trained.learned.items() if k not in changes}
+        settings = dataclasses.replace(self.trained.settings, **changes)
+        return Modulation(settings, self.grid, self.num_prefix, learned)
+
+    def forward(
+        self, backbone: Tensor, skip: Tensor, t: Tensor, active: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Modulate the backbone and the skip features.
+
+        Args:
+            backbone: (batch, prefix + patch tokens, channels).
+            skip: The same shape.
+            t: (batch,) times in [0, 1].
+            active: (batch, 1, 1) boolean, the images on which the override acts; None means all.
+
+        Returns:
+            Scaled backbone features and filtered skip features, each of the same shape.
+        """
+        if self.override is None:
+            return self.trained(backbone, skip, t)
+        inside = self.override(backbone, skip, t)
+        if active is None:
+            return inside
+        outside = self.trained(backbone, skip, t)
+        return torch.where(active, inside[0], outside[0]), torch.where(
+            active, inside[1], outside[1]
+        )
+
+
+def override_skips(
+    long_skips: Sequence[LongSkip],
+    device: torch.device,
+    *,
+    s: float | Sequence[float] | None = None,
+    b: float | Sequence[float] | None = None,
+    filter: str | None = None,
+    cutoff: float | Sequence[float] | None = None,
+    order: int | None = None,
+    ripple: float | None = None,
+    attenuation: float | None = None,
+    b_channels: float | None = None,
+) -> None:
+    """Override what acts on the long skips, without touching the weights.
+
+    A call replaces the one before. What is None stays as trained, learned values too, so a call
+    without values returns to the trained model.
+
+    Args:
+        long_skips: Outermost pair of blocks first.
+        device: Where the model is.
+        s: Skip scale, at least 0: one value, or one per long skip from the outermost pair of
+            blocks to the innermost. A model trained without a filter gets the step.
+        b: Backbone scale, at least 0: one value or one per long skip.
+        filter: Another low-pass than the trained one.
+        cutoff: Fraction of Nyquist in (0, sqrt(2)]: one value or one per long skip.
+        order: Order of butterworth, chebyshev and chebyshev2.
+        ripple: Passband ripple of chebyshev in dB.
+        attenuation: Stopband attenuation of chebyshev2 in dB.
+        b_channels: Fraction of the channels in (0, 1] that ``b`` amplifies.
+
+    Raises:
+        ValueError: If a value is outside its range or a list has the wrong length.
+    """
+    design = {"filter": filter, "cutoff": cutoff, "order": order, "ripple": ripple,
+              "attenuation": attenuation}  # fmt: skip
+    if long_skips[0].trained.low_pass is None:
+        known = filter is None or filter in FILTERS[1:]
+        if s is None and known and any(v is not None for v in design.values()):
+            raise ValueError("a filter without s changes nothing on this model: give s as well")
+        if s is not None and filter is None:
+            design["filter"] = "step"
+    if filter == "none" and s is None:
+        s = 1.0
+    given = {"s": s, "b": b, "b_channels": b_channels, **design}
+    columns = {
+        name: _per_skip(name, value, len(long_skips))
+        for name, value in given.items()
+        if value is not None
+    }
+    overrides = [
+        long_skip.overridden(**{name: column[i] for name, column in columns.items()})
+        for i, long_skip in enumerate(long_skips)
+    ]
+    for long_skip, override in zip(long_skips, overrides, strict=True):
+        long_skip.override = override and override.to(device)
+
+
+def _per_skip(name: str, value: object, count: int) -> list:
+    """One value per long skip, from a single value or a list of that length."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return [value] * count
+    if len(value) not in (1, count):
+        raise ValueError(
+            f"{name} has {len(value)} values; accepted: one, or {count}, one per long skip "
+            "from the outermost to the innermost"
+        )
+    return list(value) * (count // len(value))
