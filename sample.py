@@ -9,13 +9,13 @@ value per long skip, from the outermost pair of blocks to the innermost.
 import argparse
 import json
 import math
-import os
 from io import BytesIO
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uvit_lit.cli import Parser, checked_input, comma_list, fail
+from uvit_lit.files import replacing
 
 if TYPE_CHECKING:  # heavy: imported after the arguments are parsed
     from torch import Tensor
@@ -120,13 +120,9 @@ def free_stem(args: argparse.Namespace, model: "Model") -> Path:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a new file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write a file whole or not at all."""
+    with replacing(path) as file:
+        file.write(content)
 
 
 def write_png(path: Path, pixels: "Tensor", parameters: dict[str, Any]) -> None:

@@ -16,7 +16,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from uvit_lit.callbacks import (
-    Checkpoints,
     ImagesPerSecond,
     LossByTime,
     RunProgressBar,
@@ -29,6 +28,7 @@ from uvit_lit.cli import Parser, checked_input, fail
 from uvit_lit.data import ImageData
 from uvit_lit.filters import FILTERS
 from uvit_lit.module import DiffusionModule
+from uvit_lit.saving import Checkpoints
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "cifar10_uvit_tiny.yaml"
 
@@ -138,7 +138,7 @@ def main(args: list[str] | None = None) -> None:
                 save_config_callback=SaveConfig,
                 save_config_kwargs={"overwrite": True},
                 trainer_defaults={
-                    "plugins": [{"class_path": "uvit_lit.callbacks.AtomicCheckpointIO"}],
+                    "plugins": [{"class_path": "uvit_lit.saving.AtomicCheckpointIO"}],
                     "callbacks": [LossByTime(), LearningRateMonitor()],
                 },
             )

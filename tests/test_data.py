@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from uvit_lit.data import ImageData, Images, TrainBatches, ValidationBatches, load_folder
+from uvit_lit.data import ImageData, TrainBatches, ValidationBatches
+from uvit_lit.folder import Images, load_folder
 from uvit_lit.shapes import CLASSES, draw_shapes
 
 

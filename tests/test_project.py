@@ -1,6 +1,7 @@
 """The shape of the project: which module may import which, configurations that load."""
 
 import ast
+import importlib.util
 import re
 import shlex
 import sys
@@ -17,9 +18,13 @@ ARROWS = {
     "schedule": set(),
     "shapes": set(),
     "cli": set(),
-    "data": {"shapes"},
-    "skips": {"filters"},
-    "uvit": {"skips"},
+    "files": set(),
+    "folder": {"files"},
+    "data": {"folder", "shapes"},
+    "saving": {"files"},
+    "settings": {"filters"},
+    "skips": {"filters", "settings"},
+    "uvit": {"settings", "skips"},
     "denoiser": {"schedule"},
     "sampler": {"denoiser", "schedule"},
     "checkpoint": {"denoiser", "uvit"},
@@ -28,7 +33,7 @@ ARROWS = {
     "module": {"checkpoint", "denoiser", "filters", "uvit"},
     "callbacks": {"figures", "module", "sampler", "skips"},
 }
-LIGHTNING = {"module", "callbacks", "data"}
+LIGHTNING = {"module", "callbacks", "data", "saving"}
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
@@ -100,7 +105,7 @@ COMMANDS = [
     shlex.split(line, comments=True)
     for block in re.findall(r"```\n(.*?)```", README, re.DOTALL)
     for line in block.splitlines()
-    if line.startswith(("python train.py", "python sample.py", "make "))
+    if line.startswith(("python train.py", "python sample.py", "python -m uvit_lit", "make "))
 ]
 
 
@@ -116,7 +121,11 @@ def test_a_command_of_the_readme_is_accepted(command, monkeypatch):
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert program in targets
     elif program == "train.py":
+        monkeypatch.setattr("uvit_lit.module.find_checkpoint", lambda path: path)  # PATH
+        monkeypatch.setattr("uvit_lit.module.initialise", lambda *_: None)
         build(monkeypatch, arguments)
+    elif program == "-m":
+        assert importlib.util.find_spec(arguments[0])
     else:
         sample.check_numbers(sample.build_parser().parse_args(arguments))
 

@@ -7,7 +7,8 @@ import torch
 from diffusers.utils.torch_utils import fourier_filter
 
 from uvit_lit.filters import PROTOTYPES, LowPass, frequencies
-from uvit_lit.skips import Learned, LongSkip, Modulation, SkipSettings, scale_backbone
+from uvit_lit.settings import Learned, SkipSettings
+from uvit_lit.skips import LongSkip, Modulation, scale_backbone
 
 GRIDS = [(8, 8), (16, 16), (7, 7), (5, 8), (16, 9), (1, 6), (1, 1)]
 

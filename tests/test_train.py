@@ -15,10 +15,11 @@ from conftest import ROOT, error_line, train_arguments
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from uvit_lit.callbacks import AtomicCheckpointIO, averaged_weights
+from uvit_lit.callbacks import averaged_weights
 from uvit_lit.checkpoint import load_model
 from uvit_lit.filters import FILTERS, PROTOTYPES
 from uvit_lit.module import DiffusionModule, parameter_groups
+from uvit_lit.saving import AtomicCheckpointIO
 
 
 @pytest.fixture(autouse=True)
@@ -279,7 +280,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
 
 KILLED_WHILE_SAVING = """
 import sys, torch
-from uvit_lit.callbacks import AtomicCheckpointIO
+from uvit_lit.saving import AtomicCheckpointIO
 step = 0
 while True:
     step += 1

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from uvit_lit.skips import LongSkip, SkipSettings, override_skips
+from uvit_lit.settings import SkipSettings
+from uvit_lit.skips import LongSkip, override_skips
 
 MAX_TIMESTEP = 1000
 """Largest timestep of a schedule: pure noise."""

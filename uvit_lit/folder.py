@@ -1,0 +1,103 @@
+"""Any directory of images, decoded once."""
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from uvit_lit.files import replacing
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+
+
+class Images(NamedTuple):
+    """A data set in memory.
+
+    Attributes:
+        pixels: (images, channels, height, width) uint8.
+        labels: (images,) int64; zeros where there are no classes.
+        class_names: Names of the labels, empty where there are no classes.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    class_names: list[str]
+
+
+def load_folder(root: Path, size: int, cache: Path) -> Images:
+    """Load a directory of images, or of class folders, decoding every file once.
+
+    The decoded pixels are kept below ``cache`` under a key made of the names, sizes and times of
+    the files. Files that cannot be decoded are named on stderr and left out, every time.
+
+    Args:
+        root: The directory. Its sub-directories are the classes; without any there are none.
+        size: Height and width of the result: the shorter side is resized, the centre cut out.
+        cache: Directory for the decoded pixels.
+
+    Returns:
+        The images that could be decoded, in the order of their names.
+
+    Raises:
+        ValueError: If no file can be decoded.
+    """
+    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
+        raise ValueError(f"no images below {root}; accepted: {', '.join(sorted(SUFFIXES))}")
+    names = [str(path.relative_to(root)) for path in files]
+    stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    key = hashlib.sha256(repr((str(root.resolve()), size, names, stats)).encode()).hexdigest()
+    path = cache / f"{key[:32]}.npz"
+    if not path.exists():
+        _decode(root, files, size, path)
+    with np.load(path, allow_pickle=False) as stored:
+        pixels, errors = stored["pixels"], stored["errors"]
+    kept = [name for name, error in zip(names, errors, strict=True) if not error]
+    for name, error in zip(names, errors, strict=True):
+        if error:
+            print(f"left out {root / name}: {error}", file=sys.stderr)
+    if len(kept) < len(names):
+        print(f"{len(names) - len(kept)} of {len(names)} files left out", file=sys.stderr)
+    if not kept:
+        raise ValueError(f"no file below {root} can be decoded as an image")
+    folders = [Path(name).parts[0] if len(Path(name).parts) > 1 else "" for name in kept]
+    if any(folders) and not all(folders):
+        loose = kept[folders.index("")]
+        raise ValueError(f"{root} holds class folders and also loose images such as {loose}")
+    classes = sorted(set(folders) - {""})
+    labels = torch.tensor([classes.index(folder) if folder else 0 for folder in folders])
+    return Images(torch.from_numpy(pixels), labels, classes)
+
+
+def _decode(root: Path, files: list[Path], size: int, path: Path) -> None:
+    """Decode image files into ``path``: pixels of the good ones, an error text for every one."""
+    pixels, errors = [], []
+    for file in tqdm(files, desc=f"decoding {root}", unit="img"):
+        try:
+            pixels.append(_decode_one(file, size))
+            errors.append("")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            errors.append(f"not a readable image ({type(error).__name__})")
+    stacked = np.stack(pixels) if pixels else np.empty((0, 3, size, size), np.uint8)
+    with replacing(path, suffix=f".{os.getpid()}.partial") as output:  # every rank decodes
+        np.savez(output, pixels=stacked, errors=np.array(errors))
+
+
+def _decode_one(path: Path, size: int) -> np.ndarray:
+    """Read one image as (3, size, size) uint8."""
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    if image.size != (size, size):
+        scale = size / min(image.size)
+        width, height = (max(size, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+        left, top = (width - size) // 2, (height - size) // 2
+        image = image.crop((left, top, left + size, top + size))
+    return np.asarray(image).transpose(2, 0, 1)
