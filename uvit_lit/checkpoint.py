@@ -56,7 +56,8 @@ def find_checkpoint(path: str, runs: Path = Path("runs")) -> Path:
     """
     if path != "last":
         if not Path(path).is_file():
-            raise ValueError(f"checkpoint {path} does not exist")
+            state = "is a directory" if Path(path).is_dir() else "does not exist"
+            raise ValueError(f"checkpoint {path} {state}; accepted: a file, or last")
         return Path(path)
     found = sorted(runs.glob("*/version_*/checkpoints/*.ckpt"), key=lambda p: p.stat().st_mtime)
     if not found:

@@ -1,9 +1,10 @@
-"""What the commands share: one clear line for a mistake, lists with commas."""
+"""What the commands share: one clear line for a mistake, lists with commas, options."""
 
 import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 
@@ -41,3 +42,24 @@ def comma_list(convert: Callable) -> Callable[[str], list]:
 
     parse.__name__ = f"comma-separated {convert.__name__}"
     return parse
+
+
+def add_sampling_options(parser: argparse.ArgumentParser, n: int) -> None:
+    """Add the options of everything that samples; ``n`` is the default number of images."""
+    add = parser.add_argument
+    add("--ckpt", default="last", help="checkpoint file; 'last' (default): the newest under runs/")
+    add("--order", type=int, help="order of butterworth, chebyshev and chebyshev2, 1 to 12")
+    add("--ripple", type=float, help="passband ripple of chebyshev in dB, 0.05 to 6")
+    add("--attenuation", type=float, help="stopband attenuation of chebyshev2 in dB, 10 to 80")
+    add("--b_channels", type=float, help="fraction of channels that b amplifies (default: all)")
+    add("--t_range", type=comma_list(float), help="first,last t in [0, 1] at which s and b act; "
+        "1 is noise")  # fmt: skip
+    add("--classes", type=comma_list(str), help="class names or numbers, in turn (default: all)")
+    add("--cfg", type=float, default=1.0, help="guidance scale; 1 (default): no guidance")
+    add("--n", type=int, default=n, help=f"number of images (default: {n})")
+    add("--seed", type=int, default=0, help="seed of the first image (default: 0)")
+    add("--solver", default="dpmpp", help="ddpm, ddim, dpmpp (default), sde-dpmpp, unipc or heun")
+    add("--steps", type=int, default=25, help="solver steps, 1 to 1000 (default: 25)")
+    add("--batch_size", type=int, default=64, help="images computed at once (default: 64)")
+    add("--device", default="auto", help="auto (default), cpu, cuda or mps")
+    add("--out", type=Path, default=Path("samples"), help="directory (default: samples/)")

@@ -14,11 +14,13 @@ import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from uvit_lit.checkpoint import find_checkpoint, load_model
 from uvit_lit.cli import Parser, checked_input
 from uvit_lit.denoiser import Denoiser
 from uvit_lit.filters import MAX_FREQUENCY, LowPass, frequencies, radial_power
+from uvit_lit.metrics import estimate, radial_power_spectrum
 from uvit_lit.skips import LongSkip
 
 FREQUENCY_LABEL = "radial frequency (fraction of Nyquist)"
@@ -166,6 +168,65 @@ def plot_spectra(
     panels[0].legend(fontsize=7)
     figure.supxlabel(FREQUENCY_LABEL, fontsize=9)
     figure.supylabel(f"power (dB) at t = {t:g}", fontsize=9)
+    return figure
+
+
+def plot_cells(cells: dict[tuple[float, float], Tensor], note: str) -> Figure:
+    """Images over s and b, as Figure 4 of the paper: rows s, columns b, the same seeds in each.
+
+    Args:
+        cells: (s, b) to (images, 3, H, W) uint8, equally many in each.
+        note: Line below the figure: what made the images.
+    """
+    rows, columns = (sorted({key[i] for key in cells}) for i in (0, 1))
+    count = len(next(iter(cells.values())))
+    width = math.ceil(math.sqrt(2 * count))  # about twice as wide as high
+    size = (1.5 + 3.2 * len(columns), 1 + 3.2 * math.ceil(count / width) / width * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(rows), len(columns), squeeze=False)
+    for i, s in enumerate(rows):
+        for j, b in enumerate(columns):
+            grid = make_grid(cells[s, b], nrow=width, padding=1, pad_value=255)
+            panels[i, j].imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
+            panels[i, j].set(xticks=[], yticks=[])
+            panels[i, j].spines[:].set_visible(False)
+            if i == 0:
+                panels[i, j].set_title(f"b = {b:g}")
+            if j == 0:
+                panels[i, j].set_ylabel(f"s = {s:g}", size="large")
+    figure.supxlabel(note, fontsize=8)
+    return figure
+
+
+def plot_cell_spectra(cells: dict[tuple[float, float], Tensor], note: str) -> Figure:
+    """Radial power spectrum of the images of every cell: one panel per b, one curve per s.
+
+    Where (1, 1) is among the cells the curves are the difference to it in dB, with the 95 %
+    interval over the images, paired by seed; else the power itself.
+
+    Args:
+        cells: (s, b) to (images, 3, H, W) uint8, the same seeds in each.
+        note: Line below the figure.
+    """
+    rows, columns = (sorted({key[i] for key in cells}) for i in (0, 1))
+    spectra = {}
+    for key, images in cells.items():
+        rings, power = radial_power_spectrum(images)
+        spectra[key] = 10 * power.clamp_min(1e-6).log10()
+    neutral = spectra.get((1.0, 1.0))
+    figure = Figure(figsize=(1 + 3.6 * len(columns), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for panel, b in zip(panels, columns, strict=True):
+        for i, s in enumerate(rows):
+            decibels = spectra[s, b] - (0 if neutral is None else neutral)
+            middle, low, high = zip(*map(estimate, decibels.T), strict=True)
+            color = colormaps["viridis"](i / len(rows))
+            panel.plot(rings, middle, color=color, label=f"s = {s:g}")
+            panel.fill_between(rings, low, high, color=color, alpha=0.2, linewidth=0)
+        panel.set(title=f"b = {b:g}", xlabel="frequency (fraction of the pixels' Nyquist)")
+    panels[0].set_ylabel("power (dB)" if neutral is None else "power against s = 1, b = 1 (dB)")
+    panels[0].legend(fontsize=8)
+    figure.supxlabel(note, fontsize=8)
     return figure
 
 

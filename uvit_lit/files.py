@@ -1,10 +1,15 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all; pictures carry their parameters."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @contextmanager
@@ -29,3 +34,33 @@ def replacing(path: Path, suffix: str = ".partial") -> Iterator[BinaryIO]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+def write_png(path: Path, pixels: "np.ndarray", parameters: dict[str, Any]) -> None:
+    """Write (height, width, 3) uint8 pixels as a PNG that carries its parameters as text."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("parameters", json.dumps(parameters))
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=info)
+    write(path, buffer.getvalue())
+
+
+def read_png(path: Path) -> tuple["np.ndarray", dict[str, Any]] | None:
+    """Read back what ``write_png`` wrote; None where the file is missing or something else."""
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image), json.loads(image.info["parameters"])
+    except (OSError, KeyError, ValueError, SyntaxError):
+        return None

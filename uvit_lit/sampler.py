@@ -1,6 +1,7 @@
 """Noise to images: one seed per image, the solvers of diffusers, a progress bar."""
 
 import importlib
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -75,6 +76,18 @@ def make_solver(name: str, model: Model, steps: int) -> Any:
     return scheduler
 
 
+def count_calls(model: Model, solver: str, steps: int) -> int:
+    """How often a solver calls the network for one image."""
+    return len(make_solver(solver, model, steps).timesteps)
+
+
+def _bar(progress: bool | tqdm, total: int) -> AbstractContextManager[tqdm]:
+    """The bar that goes on, or a new one."""
+    if isinstance(progress, tqdm):
+        return nullcontext(progress)
+    return tqdm(total=total, unit="img step", disable=not progress)
+
+
 @torch.inference_mode()
 def sample(
     model: Model,
@@ -86,7 +99,7 @@ def sample(
     steps: int = 25,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
-    progress: bool = True,
+    progress: bool | tqdm = True,
 ) -> Tensor:
     """Generate one image per seed.
 
@@ -103,7 +116,7 @@ def sample(
         steps: Steps of the solver, 1 to 1000.
         batch_size: Images that go through the network at once.
         device: Where to compute.
-        progress: Whether to show a bar, counted in network calls times images.
+        progress: Whether to show a bar, counted in steps times images; or a bar that goes on.
 
     Returns:
         (images, channels, height, width) float32 on the CPU, around [-1, 1], not clipped.
@@ -112,8 +125,7 @@ def sample(
         ValueError: If the solver or the steps are not accepted.
     """
     images = []
-    calls = len(make_solver(solver, model, steps).timesteps)
-    with tqdm(total=len(seeds) * calls, unit="img step", disable=not progress) as bar:
+    with _bar(progress, len(seeds) * count_calls(model, solver, steps)) as bar:
         for start in range(0, len(seeds), batch_size):
             chosen = slice(start, start + batch_size)
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[chosen]]

@@ -1,0 +1,156 @@
+"""Draw a grid over s and b with the same seeds in every cell, and measure the detail in each.
+
+--s 0.2,0.6,1.0 are the rows, --b 1.0,1.2,1.4 the columns; several values of --cutoff or --filter
+make one figure each. The directory below --out holds the figures, the cells as images, and
+detail.csv with the mean of every detail metric and its 95 % interval over the images; where the
+sweep has s = 1, b = 1, also the difference to it, paired by seed. A cell that is there already is
+not computed again, so an interrupted sweep goes on, and more values can be added later.
+"""
+
+import argparse
+import csv
+import hashlib
+import io
+import json
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from uvit_lit.cli import Parser, add_sampling_options, checked_input, comma_list
+from uvit_lit.files import read_png, write, write_png
+
+if TYPE_CHECKING:  # heavy: imported after the arguments are parsed
+    from torch import Tensor
+    from tqdm import tqdm
+
+    from uvit_lit.generation import Generation
+
+
+class Cell(NamedTuple):
+    """Settings of all long skips in one cell; None is as trained."""
+
+    filter: str | None
+    cutoff: float | None
+    s: float
+    b: float
+
+    def stem(self) -> str:
+        """Name of its files."""
+        parts = [self.filter or "", "" if self.cutoff is None else f"cutoff{self.cutoff:g}"]
+        return "_".join([*filter(None, parts), f"s{self.s:g}", f"b{self.b:g}"])
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Options of sweep.py."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add, floats = parser.add_argument, comma_list(float)
+    add("--s", type=floats, default=[0.2, 0.6, 1.0], help="skip scales (default: 0.2,0.6,1.0)")
+    add("--b", type=floats, default=[1.0, 1.2, 1.4], help="backbone scales (default: 1.0,1.2,1.4)")
+    add("--filter", type=comma_list(str), default=[None], help="low-passes (default: as trained, "
+        "else step)")  # fmt: skip
+    add("--cutoff", type=floats, default=[None], help="cutoffs (default: as trained)")
+    add_sampling_options(parser, n=8)
+    return parser
+
+
+def draw(
+    cell: Cell, path: Path, generation: "Generation", args: argparse.Namespace, bar: "tqdm"
+) -> "Tensor":
+    """Images of a cell, (images, 3, H, W) uint8: those at ``path`` if made alike, else new ones."""
+    import torch
+
+    generation.set_skips(args, **cell._asdict())
+    parameters = generation.parameters(args.t_range)
+    parameters["ckpt"] = generation.model.path.name  # the directory's name knows its content
+    size = generation.model.image_shape[-1]
+    stored = read_png(path)
+    if stored is not None and stored[1] == parameters:
+        bar.update(bar.total // args.cells)
+        row = torch.from_numpy(stored[0].copy())
+        return row.unflatten(1, (-1, size)).permute(1, 3, 0, 2)
+    images = generation.run(progress=bar)
+    row = images.permute(2, 0, 3, 1).flatten(1, 2)  # side by side
+    write_png(path, row.numpy(), parameters)
+    return images
+
+
+def table(values: "dict[Cell, dict[str, Tensor]]") -> str:
+    """CSV: one row per cell and metric."""
+    from uvit_lit.metrics import estimate
+
+    text = io.StringIO()
+    writer = csv.writer(text)
+    ends = ("mean", "low", "high")
+    writer.writerow([*Cell._fields, "metric", "images", *ends, *(f"difference_{e}" for e in ends)])
+    for cell, metrics in values.items():
+        neutral = values.get(cell._replace(s=1.0, b=1.0))
+        for name, numbers in metrics.items():
+            row = [*cell, name, len(numbers), *(f"{x:.6g}" for x in estimate(numbers))]
+            if neutral is not None:
+                row += [f"{x:.6g}" for x in estimate(numbers - neutral[name])]
+            writer.writerow(row)
+    return text.getvalue()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Sweep.
+
+    Args:
+        arguments: The command line; None takes that of the process.
+    """
+    args = build_parser().parse_args(arguments)
+
+    from torch.utils.tensorboard import SummaryWriter
+    from tqdm import tqdm
+
+    from uvit_lit.figures import plot_cell_spectra, plot_cells
+    from uvit_lit.generation import Generation, file_hash
+    from uvit_lit.metrics import detail
+    from uvit_lit.sampler import count_calls
+
+    with checked_input():
+        generation = Generation.from_options(args)
+        cells = [Cell(*c) for c in product(args.filter, args.cutoff, args.s, args.b)]
+        args.cells = len(cells)
+        for cell in cells:  # every setting is checked before the first is drawn
+            generation.set_skips(args, **cell._asdict())
+        content = file_hash(generation.model.path)
+        key = json.dumps([content, args.seed, args.n, generation.labels, args.cfg, args.solver,
+                          args.steps, args.t_range, args.order, args.ripple, args.attenuation,
+                          args.b_channels])  # fmt: skip
+        digest = hashlib.sha256(key.encode()).hexdigest()[:8]
+        out = args.out / f"sweep_{generation.name()}_{digest}"
+        out.mkdir(parents=True, exist_ok=True)
+
+    calls = count_calls(generation.model.denoiser, args.solver, args.steps)
+    images, values = {}, {}
+    with (
+        checked_input(),
+        tqdm(total=len(cells) * args.n * calls, unit="img step", desc="sweep") as bar,
+    ):
+        for cell in cells:
+            images[cell] = draw(cell, out / "cells" / f"{cell.stem()}.png", generation, args, bar)
+            values[cell] = detail(images[cell])
+
+    with checked_input():
+        write(out / "detail.csv", table(values).encode())
+        note = (
+            f"{generation.name()}, {generation.model.step} training steps; seeds {args.seed} to "
+            f"{args.seed + args.n - 1}; {args.solver}, {args.steps} steps"
+        )
+        writer = SummaryWriter(str(out))
+        for low_pass, cutoff in product(args.filter, args.cutoff):
+            chosen = {(c.s, c.b): images[c] for c in cells if c[:2] == (low_pass, cutoff)}
+            suffix = Cell(low_pass, cutoff, 1, 1).stem().removesuffix("s1_b1").rstrip("_")
+            for name, plot in (("grid", plot_cells), ("spectra", plot_cell_spectra)):
+                figure = plot(chosen, f"{suffix}; {note}" if suffix else note)
+                buffer = io.BytesIO()
+                figure.savefig(buffer, format="png", dpi=110)
+                write(out / ("_".join(filter(None, [name, suffix])) + ".png"), buffer.getvalue())
+                writer.add_figure(f"sweep/{name} {suffix}".strip(), figure)
+        writer.close()
+    print(out)
+
+
+if __name__ == "__main__":
+    main()

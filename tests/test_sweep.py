@@ -1,0 +1,116 @@
+"""The sweep: its files, what it keeps, what its table says."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import error_line
+from PIL import Image
+
+from sample import main as sample_main
+from sweep import main
+from uvit_lit import metrics
+from uvit_lit.generation import Generation
+
+
+@pytest.fixture
+def sweep(trained, tmp_path, capsys):
+    """Run sweep.py with few steps; the directory that it prints last."""
+
+    def run(*arguments):
+        main(["--ckpt", str(trained), "--steps", "2", "--n", "3", "--out", str(tmp_path / "out"),
+              *arguments])  # fmt: skip
+        return Path(capsys.readouterr().out.splitlines()[-1])
+
+    return run
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Counts the cells that are computed."""
+    calls = []
+    original = Generation.run
+    monkeypatch.setattr(Generation, "run", lambda *a, **k: calls.append(1) or original(*a, **k))
+    return calls
+
+
+def rows(directory):
+    return list(csv.DictReader(io.StringIO((directory / "detail.csv").read_text())))
+
+
+def test_it_writes_figures_cells_and_a_table(sweep):
+    out = sweep("--s", "0.2,1", "--b", "1,1.3")
+    for name in ("grid.png", "spectra.png"):
+        assert Image.open(out / name).size[0] > 300
+    names = {path.name for path in (out / "cells").iterdir()}
+    assert names == {"s0.2_b1.png", "s0.2_b1.3.png", "s1_b1.png", "s1_b1.3.png"}
+    assert any(path.name.startswith("events.out") for path in out.iterdir())
+    table = rows(out)
+    assert len(table) == 4 * (len(metrics.DETAIL) + len(metrics.BANDS))
+    for row in table:
+        assert row["images"] == "3"
+        assert float(row["low"]) <= float(row["mean"]) <= float(row["high"])
+        if (row["s"], row["b"]) == ("1.0", "1.0"):
+            assert float(row["difference_mean"]) == 0
+
+
+def test_a_cell_is_what_sample_draws_and_the_table_measures_it(sweep, trained, tmp_path, capsys):
+    out = sweep("--s", "0.4", "--b", "1.2")
+    sample_main(["--ckpt", str(trained), "--steps", "2", "--n", "3", "--s", "0.4", "--b", "1.2",
+                 "--out", str(tmp_path), "--npz"])  # fmt: skip
+    with np.load(next(tmp_path.glob("*.npz"))) as stored:
+        images = stored["images"]
+    cell = np.asarray(Image.open(out / "cells" / "s0.4_b1.2.png"))
+    assert np.array_equal(cell, np.concatenate(list(images), axis=1))
+    expected = metrics.detail(torch.from_numpy(images).permute(0, 3, 1, 2))
+    for row in rows(out):
+        mean = float(expected[row["metric"]].mean())
+        assert float(row["mean"]) == pytest.approx(mean, rel=1e-4)
+        assert row["difference_mean"] is None or row["difference_mean"] == ""
+
+
+def test_cells_that_are_there_are_kept(sweep, runs):
+    first = sweep("--s", "0.2,1", "--b", "1")
+    table = rows(first)
+    assert len(runs) == 2
+    assert sweep("--s", "0.2,1", "--b", "1") == first
+    assert len(runs) == 2
+    assert rows(first) == table
+    (first / "cells" / "s1_b1.png").write_bytes(b"half a picture")  # interrupted
+    assert sweep("--s", "0.2,0.6,1", "--b", "1") == first
+    assert len(runs) == 4
+    assert sweep("--s", "0.2,1", "--b", "1", "--seed", "5") != first
+    assert len(runs) == 6
+
+
+def test_filters_and_cutoffs_have_figures_of_their_own(sweep):
+    out = sweep("--s", "0.5", "--b", "1", "--filter", "step,butterworth", "--cutoff", "0.3,0.6")
+    grids = {path.name for path in out.glob("grid*.png")}
+    assert grids == {f"grid_{f}_cutoff{c}.png" for f in ("step", "butterworth")
+                     for c in ("0.3", "0.6")}  # fmt: skip
+    cells = {path.name: path.read_bytes() for path in (out / "cells").iterdir()}
+    assert len(set(cells.values())) == len(cells) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--s", "-1"], "s is -1.0"),
+        (["--b", "much"], "much"),
+        (["--cutoff", "0.5,2"], "cutoff is 2.0"),
+        (["--filter", "step,box"], "filter is 'box'"),
+        (["--n", "0"], "n is 0"),
+        (["--ckpt", "gone.ckpt"], "gone.ckpt does not exist"),
+    ],
+)
+def test_mistakes_are_one_line_before_anything_is_drawn(
+    trained, tmp_path, capsys, arguments, message
+):
+    base = ["--ckpt", str(trained), "--steps", "2", "--n", "2", "--out", str(tmp_path / "out")]
+    status, line = error_line(capsys, main, [*base, *arguments])
+    assert status == 2
+    assert message in line
+    assert not (tmp_path / "out").exists()

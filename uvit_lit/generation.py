@@ -1,0 +1,156 @@
+"""A trained model and how it is sampled: what sample.py and sweep.py share."""
+
+import argparse
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from uvit_lit.checkpoint import Model, find_checkpoint, load_model
+from uvit_lit.cli import fail
+from uvit_lit.denoiser import Guided
+from uvit_lit.sampler import check_solver, sample, to_uint8
+
+
+def choose_device(name: str) -> torch.device:
+    """Torch device by name; ``auto`` takes an accelerator where there is one."""
+    if name == "auto":
+        name = next((n for n in ("cuda", "mps") if getattr(torch, n).is_available()), "cpu")
+    if name not in ("cpu", "cuda", "mps") or (
+        name != "cpu" and not getattr(torch, name).is_available()
+    ):
+        raise ValueError(f"device is {name!r}, accepted: auto, cpu, or cuda or mps where present")
+    return torch.device(name)
+
+
+def choose_labels(model: Model, classes: list[str] | None, n: int) -> list[int] | None:
+    """Label of each image: the chosen classes, by name or number, take turns."""
+    known = model.class_names
+    if not known:
+        if classes:
+            raise ValueError("this model has no classes; leave out --classes")
+        return None
+    labels = []
+    for name in classes or known:
+        if name in known:
+            labels.append(known.index(name))
+        elif name.isdecimal() and int(name) < len(known):
+            labels.append(int(name))
+        else:
+            raise ValueError(f"no class {name!r}; accepted: {', '.join(known)}")
+    return [labels[k % len(labels)] for k in range(n)]
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Refuse numbers that have no meaning."""
+    for name, least in (("n", 1), ("seed", 0), ("batch_size", 1)):
+        if getattr(args, name) < least:
+            raise ValueError(f"{name} is {getattr(args, name)}; accepted: at least {least}")
+    if args.seed + args.n > 2**63:
+        raise ValueError(f"seed is {args.seed}; accepted: below 2^63, for every image")
+    if not (math.isfinite(args.cfg) and args.cfg >= 0):
+        raise ValueError(f"cfg is {args.cfg}; accepted: a number of at least 0")
+    if args.t_range and len(args.t_range) != 2:
+        raise ValueError(f"t_range has {len(args.t_range)} values; accepted: two, first and last")
+
+
+@dataclass
+class Generation:
+    """Everything that decides an image but the settings of the skips.
+
+    Attributes:
+        model: The trained model.
+        seeds: One per image.
+        labels: One per image; None for a model without classes.
+        cfg: Guidance scale; 1 is no guidance.
+        solver: One of ``uvit_lit.sampler.SOLVERS``.
+        steps: Steps of the solver, 1 to 1000.
+        batch_size: Images computed at once.
+        device: Where the model is.
+    """
+
+    model: Model
+    seeds: list[int]
+    labels: list[int] | None
+    cfg: float
+    solver: str
+    steps: int
+    batch_size: int
+    device: torch.device
+
+    @classmethod
+    def from_options(cls, args: argparse.Namespace) -> "Generation":
+        """Load the model that the options of ``uvit_lit.cli.add_sampling_options`` name.
+
+        Raises:
+            ValueError: If an option is outside its range or does not fit the model.
+        """
+        check_numbers(args)
+        check_solver(args.solver, args.steps)
+        device = choose_device(args.device)
+        model = load_model(find_checkpoint(args.ckpt), device)
+        if args.cfg != 1 and not model.can_guide:
+            raise ValueError(
+                f"cfg is {args.cfg:g}, but this model was trained without class dropout"
+            )
+        seeds = list(range(args.seed, args.seed + args.n))
+        labels = choose_labels(model, args.classes, args.n)
+        return cls(model, seeds, labels, args.cfg, args.solver, args.steps, args.batch_size, device)
+
+    def set_skips(self, args: argparse.Namespace, **settings: Any) -> None:
+        """Override what acts on the long skips: ``settings`` and the options of the design."""
+        names = ("order", "ripple", "attenuation", "b_channels")
+        design = {name: getattr(args, name) for name in names}
+        t_range = tuple(args.t_range) if args.t_range else None
+        self.model.denoiser.set_skips(t_range=t_range, **settings, **design)
+
+    def run(self, progress: bool | tqdm = True) -> Tensor:
+        """Generate the images: (images, channels, height, width) uint8."""
+        denoiser = self.model.denoiser
+        try:
+            images = sample(
+                denoiser if self.cfg == 1 else Guided(denoiser, self.cfg),
+                self.model.image_shape,
+                self.seeds,
+                self.labels,
+                solver=self.solver,
+                steps=self.steps,
+                batch_size=self.batch_size,
+                device=self.device,
+                progress=progress,
+            )
+        except torch.OutOfMemoryError:
+            fail(f"out of memory: choose a smaller --batch_size than {self.batch_size}", 1)
+        return to_uint8(images)
+
+    def name(self) -> str:
+        """Name of the run that trained the model, or of the file."""
+        path = self.model.path.resolve()
+        in_a_run = path.parent.name == "checkpoints" and len(path.parents) > 2
+        return path.parents[2].name if in_a_run else path.stem
+
+    def parameters(self, t_range: list[float] | None) -> dict[str, Any]:
+        """What an image of this generation carries, with the settings of the skips in force."""
+        long_skips = self.model.denoiser.backbone.long_skips
+        return {
+            "ckpt": str(self.model.path),
+            "training_steps": self.model.step,
+            "long_skips": [vars(long_skip.settings) for long_skip in long_skips],
+            "t_range": t_range,
+            "seeds": self.seeds,
+            "labels": self.labels,
+            "class_names": self.model.class_names,
+            "cfg": self.cfg,
+            "solver": self.solver,
+            "steps": self.steps,
+        }
+
+
+def file_hash(path: Any) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
