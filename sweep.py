@@ -14,47 +14,28 @@ import io
 import json
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from uvit_lit.cli import Parser, add_sampling_options, checked_input, comma_list
+from uvit_lit.cli import Parser, add_cell_options, add_sampling_options, checked_input
 from uvit_lit.files import read_png, write, write_png
 
 if TYPE_CHECKING:  # heavy: imported after the arguments are parsed
     from torch import Tensor
     from tqdm import tqdm
 
-    from uvit_lit.generation import Generation
-
-
-class Cell(NamedTuple):
-    """Settings of all long skips in one cell; None is as trained."""
-
-    filter: str | None
-    cutoff: float | None
-    s: float
-    b: float
-
-    def stem(self) -> str:
-        """Name of its files."""
-        parts = [self.filter or "", "" if self.cutoff is None else f"cutoff{self.cutoff:g}"]
-        return "_".join([*filter(None, parts), f"s{self.s:g}", f"b{self.b:g}"])
+    from uvit_lit.generation import Cell, Generation
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Options of sweep.py."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add, floats = parser.add_argument, comma_list(float)
-    add("--s", type=floats, default=[0.2, 0.6, 1.0], help="skip scales (default: 0.2,0.6,1.0)")
-    add("--b", type=floats, default=[1.0, 1.2, 1.4], help="backbone scales (default: 1.0,1.2,1.4)")
-    add("--filter", type=comma_list(str), default=[None], help="low-passes (default: as trained, "
-        "else step)")  # fmt: skip
-    add("--cutoff", type=floats, default=[None], help="cutoffs (default: as trained)")
+    add_cell_options(parser, s=[0.2, 0.6, 1.0], b=[1.0, 1.2, 1.4])
     add_sampling_options(parser, n=8)
     return parser
 
 
 def draw(
-    cell: Cell, path: Path, generation: "Generation", args: argparse.Namespace, bar: "tqdm"
+    cell: "Cell", path: Path, generation: "Generation", args: argparse.Namespace, bar: "tqdm"
 ) -> "Tensor":
     """Images of a cell, (images, 3, H, W) uint8: those at ``path`` if made alike, else new ones."""
     import torch
@@ -76,6 +57,7 @@ def draw(
 
 def table(values: "dict[Cell, dict[str, Tensor]]") -> str:
     """CSV: one row per cell and metric."""
+    from uvit_lit.generation import Cell
     from uvit_lit.metrics import estimate
 
     text = io.StringIO()
@@ -104,16 +86,14 @@ def main(arguments: list[str] | None = None) -> None:
     from tqdm import tqdm
 
     from uvit_lit.figures import plot_cell_spectra, plot_cells
-    from uvit_lit.generation import Generation, file_hash
+    from uvit_lit.generation import Cell, Generation, file_hash
     from uvit_lit.metrics import detail
     from uvit_lit.sampler import count_calls
 
     with checked_input():
         generation = Generation.from_options(args)
-        cells = [Cell(*c) for c in product(args.filter, args.cutoff, args.s, args.b)]
+        cells = generation.cells(args)
         args.cells = len(cells)
-        for cell in cells:  # every setting is checked before the first is drawn
-            generation.set_skips(args, **cell._asdict())
         content = file_hash(generation.model.path)
         key = json.dumps([content, args.seed, args.n, generation.labels, args.cfg, args.solver,
                           args.steps, args.t_range, args.order, args.ripple, args.attenuation,

@@ -31,6 +31,8 @@ ARROWS = {
     "sampler": {"denoiser", "schedule"},
     "checkpoint": {"denoiser", "uvit"},
     "generation": {"checkpoint", "cli", "denoiser", "sampler"},
+    "features": set(),
+    "distances": {"features", "files", "metrics"},
     "compare": {"checkpoint", "cli"},
     "figures": {"checkpoint", "cli", "denoiser", "filters", "metrics", "skips"},
     "module": {"checkpoint", "denoiser", "filters", "uvit"},

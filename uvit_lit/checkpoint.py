@@ -25,6 +25,7 @@ class Model:
         can_guide: Whether it knows the null class, as classifier-free guidance needs.
         step: Optimiser steps of its training.
         path: The file that it came from.
+        data: Arguments of the ``ImageData`` that it was trained on.
     """
 
     denoiser: Denoiser
@@ -32,6 +33,7 @@ class Model:
     can_guide: bool
     step: int
     path: Path
+    data: dict[str, Any]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -158,4 +160,5 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
     classes = classes if backbone.num_classes else []
     can_guide = backbone.num_classes > 0 and arguments["class_dropout"] > 0
     step = int(content["global_step"])
-    return Model(denoiser.eval().to(device), classes, can_guide, step, path)
+    data = content.get("datamodule_hyper_parameters", {})
+    return Model(denoiser.eval().to(device), classes, can_guide, step, path, data)

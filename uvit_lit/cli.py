@@ -63,3 +63,17 @@ def add_sampling_options(parser: argparse.ArgumentParser, n: int) -> None:
     add("--batch_size", type=int, default=64, help="images computed at once (default: 64)")
     add("--device", default="auto", help="auto (default), cpu, cuda or mps")
     add("--out", type=Path, default=Path("samples"), help="directory (default: samples/)")
+
+
+def add_cell_options(parser: argparse.ArgumentParser, s: list[float], b: list[float]) -> None:
+    """Add the options of a grid over the settings of the skips, with the default s and b."""
+    add, floats = parser.add_argument, comma_list(float)
+    add("--s", type=floats, default=s, help=f"skip scales (default: {_joined(s)})")
+    add("--b", type=floats, default=b, help=f"backbone scales (default: {_joined(b)})")
+    add("--filter", type=comma_list(str), default=[None], help="low-passes (default: as trained, "
+        "else step)")  # fmt: skip
+    add("--cutoff", type=floats, default=[None], help="cutoffs (default: as trained)")
+
+
+def _joined(values: list[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)

@@ -4,7 +4,8 @@ import argparse
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,6 +59,20 @@ def check_numbers(args: argparse.Namespace) -> None:
         raise ValueError(f"t_range has {len(args.t_range)} values; accepted: two, first and last")
 
 
+class Cell(NamedTuple):
+    """Settings of all long skips in one cell; None is as trained."""
+
+    filter: str | None
+    cutoff: float | None
+    s: float
+    b: float
+
+    def stem(self) -> str:
+        """Name of its files."""
+        parts = [self.filter or "", "" if self.cutoff is None else f"cutoff{self.cutoff:g}"]
+        return "_".join([*filter(None, parts), f"s{self.s:g}", f"b{self.b:g}"])
+
+
 @dataclass
 class Generation:
     """Everything that decides an image but the settings of the skips.
@@ -107,6 +122,17 @@ class Generation:
         design = {name: getattr(args, name) for name in names}
         t_range = tuple(args.t_range) if args.t_range else None
         self.model.denoiser.set_skips(t_range=t_range, **settings, **design)
+
+    def cells(self, args: argparse.Namespace) -> list[Cell]:
+        """Cells of a grid of settings, every one of them tried.
+
+        Raises:
+            ValueError: If one is outside its range.
+        """
+        cells = [Cell(*c) for c in product(args.filter, args.cutoff, args.s, args.b)]
+        for cell in cells:
+            self.set_skips(args, **cell._asdict())
+        return cells
 
     def run(self, progress: bool | tqdm = True) -> Tensor:
         """Generate the images: (images, channels, height, width) uint8."""

@@ -1,0 +1,264 @@
+"""Measure the samples of a checkpoint at one or many (s, b) against real images.
+
+--metrics fid,kid,precision_recall,detail. Only what Inception's features give is called FID; with
+other --features the same formula is called Frechet distance, and every name says the features.
+KID and the detail metrics have 95 % intervals; the detail metrics of other cells than s = 1, b = 1
+also the difference to it, paired by seed. The reference is the data that the model was trained on
+(--split train), or --data and --data_root, or --stats, an npz file with mu and sigma as pytorch-fid
+writes. Images stream through: memory does not grow with --n but by the few numbers per image of the
+detail metrics. An interrupted evaluation goes on where it was.
+"""
+
+import argparse
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from uvit_lit.cli import (
+    Parser,
+    add_cell_options,
+    add_sampling_options,
+    checked_input,
+    comma_list,
+)
+from uvit_lit.files import replacing, write
+
+if TYPE_CHECKING:  # heavy: imported after the arguments are parsed
+    from torch import Tensor
+    from tqdm import tqdm
+
+    from uvit_lit.distances import Distances, Reference
+    from uvit_lit.features import Features
+    from uvit_lit.generation import Generation
+
+METRICS = ("fid", "kid", "precision_recall", "detail")
+SAVE_EVERY = 8  # batches
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Options of evaluate.py."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_cell_options(parser, s=[1.0], b=[1.0])
+    add = parser.add_argument
+    add("--metrics", type=comma_list(str), default=["kid", "detail"],
+        help=f"any of {','.join(METRICS)} (default: kid,detail)")  # fmt: skip
+    add("--features", default="inception", help="inception (default), efficientnet-lite0, or "
+        "module:attribute")  # fmt: skip
+    add("--inception_weights", type=Path, help="local file of the Inception weights")
+    add("--data", help="cifar10, cifar100, folder or shapes (default: the model's)")
+    add("--data_root", help="directory of the data (default: the model's)")
+    add("--split", choices=("train", "test"), default="train", help="of the data (default: train)")
+    add("--stats", type=Path, help="npz file with mu and sigma, instead of data")
+    add("--save_stats", type=Path, help="also write the reference to this npz file")
+    add_sampling_options(parser, n=10_000)
+    return parser
+
+
+def reference_images(args: argparse.Namespace, generation: "Generation") -> "Tensor":
+    """Pixels of the reference data, (images, 3, H, W) uint8."""
+    from uvit_lit.data import ImageData
+
+    known = generation.model.data
+    name, root = args.data or known.get("name"), args.data_root or known.get("root")
+    if name is None:
+        raise ValueError("the checkpoint does not say its data: give --data and --data_root")
+    data = ImageData(name, root or "data", image_size=generation.model.image_shape[-1])
+    data.prepare_data()
+    data.setup()
+    images = data.train if args.split == "train" else data.validation
+    if images is None:
+        raise ValueError("the data has no test split; accepted: --split train")
+    return images.pixels
+
+
+def load_reference(
+    args: argparse.Namespace, extract: "Features", generation: "Generation"
+) -> "Reference":
+    """The reference: from a file, from the cache, or built now."""
+    from uvit_lit.distances import Reference
+
+    if args.stats is not None:
+        reference = Reference.read(args.stats)
+        if len(reference.mu) != extract.num_features:
+            raise ValueError(
+                f"statistics {args.stats} have {len(reference.mu)} features, "
+                f"{extract.name} has {extract.num_features}"
+            )
+        return reference
+    pixels = reference_images(args, generation)
+    key = hashlib.sha256(pixels.numpy().tobytes())
+    key.update(f"{extract.name} {extract.num_features} {tuple(pixels.shape)}".encode())
+    path = (
+        Path("data/cache")
+        / f"reference_{extract.name.replace(':', '.')}_{key.hexdigest()[:24]}.npz"
+    )
+    if path.exists():
+        return Reference.read(path)
+    reference = Reference.build(extract, pixels, args.batch_size)
+    reference.write(path)
+    return reference
+
+
+def measure(
+    generation: "Generation",
+    distances: "Distances | None",
+    extract: "Features | None",
+    with_detail: bool,
+    state: Path,
+    bar: "tqdm",
+) -> "dict[str, Tensor]":
+    """Stream the images of a cell through the metrics; goes on from ``state``, and writes it."""
+    import torch
+
+    from uvit_lit.metrics import detail
+
+    batches: list[dict[str, Tensor]] = []
+    first = 0
+    if state.exists():
+        stored = torch.load(state, weights_only=True)
+        first, batches = stored["images"], [stored["detail"]]
+        if distances is not None:
+            distances.load_state_dict(stored["distances"])
+        bar.update(first * bar.calls)  # type: ignore[attr-defined]
+    size = generation.batch_size
+    for number, start in enumerate(range(first, len(generation.seeds), size), start=1):
+        chosen = slice(start, start + size)
+        labels = None if generation.labels is None else generation.labels[chosen]
+        images = replace(generation, seeds=generation.seeds[chosen], labels=labels).run(bar)
+        if distances is not None and extract is not None:
+            distances.update(extract(images))
+        if with_detail:
+            batches.append(detail(images))
+        done = min(start + size, len(generation.seeds))
+        if number % SAVE_EVERY == 0 or done == len(generation.seeds):
+            batches = (
+                [{name: torch.cat([b[name] for b in batches]) for name in batches[0]}]
+                if batches
+                else []
+            )
+            content = {
+                "images": done,
+                "detail": batches[0] if batches else {},
+                "distances": None if distances is None else distances.state_dict(),
+            }
+            with replacing(state) as file:
+                torch.save(content, file)
+    return batches[0] if batches else {}
+
+
+def name_of(metric: str, features: str) -> str:
+    """Name of a value: only Inception's Frechet distance is called FID."""
+    if metric == "fid" and features != "inception":
+        metric = "frechet_distance"
+    return f"{metric}_{features}"
+
+
+def markdown(results: list[dict[str, Any]]) -> str:
+    """Table of the results: one row per metric, one column per cell."""
+    heads = []
+    for result in results:
+        given = {name: value for name, value in result["cell"].items() if value is not None}
+        heads.append(", ".join(f"{name} = {value}" for name, value in given.items()))
+    names = dict.fromkeys(name for result in results for name in result["values"])
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for name in names:
+        row = [cell_text(result["values"].get(name)) for result in results]
+        lines.append(f"| {name} | " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def cell_text(value: Any) -> str:
+    """A number, an estimate with its interval, or nothing."""
+    if isinstance(value, dict):
+        return f"{value['mean']:.4g} [{value['low']:.4g}, {value['high']:.4g}]"
+    return "" if value is None else f"{value:.4g}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Evaluate.
+
+    Args:
+        arguments: The command line; None takes that of the process.
+    """
+    args = build_parser().parse_args(arguments)
+
+    from tqdm import tqdm
+
+    from uvit_lit.generation import Generation, file_hash
+    from uvit_lit.metrics import estimate
+    from uvit_lit.sampler import count_calls
+
+    with checked_input():
+        metrics = set(args.metrics)
+        if unknown := metrics - set(METRICS):
+            raise ValueError(
+                f"metrics are {', '.join(sorted(unknown))}; accepted: {', '.join(METRICS)}"
+            )
+        generation = Generation.from_options(args)
+        cells = generation.cells(args)
+        extract = reference = None
+        if metrics - {"detail"}:
+            from uvit_lit.distances import Distances
+            from uvit_lit.features import load_features
+
+            extract = load_features(args.features, generation.device, args.inception_weights)
+            reference = load_reference(args, extract, generation)
+            Distances(reference, metrics)
+            if args.save_stats is not None:
+                reference.write(args.save_stats)
+        content = file_hash(generation.model.path)
+        identity = {
+            "checkpoint_sha256": content,
+            "training_steps": generation.model.step,
+            "images": args.n,
+            "first_seed": args.seed,
+            "labels": "in turn" if args.classes is None else args.classes,
+            "cfg": args.cfg,
+            "solver": args.solver,
+            "steps": args.steps,
+            "t_range": args.t_range,
+            "features": args.features if extract is not None else None,
+            "reference": str(args.stats) if args.stats else [args.data, args.data_root, args.split],
+            "metrics": sorted(metrics),
+            "design": [args.order, args.ripple, args.attenuation, args.b_channels],
+        }
+        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
+        out = args.out / f"evaluation_{generation.name()}_{digest}"
+        out.mkdir(parents=True, exist_ok=True)
+
+    calls = count_calls(generation.model.denoiser, args.solver, args.steps)
+    details, results = {}, []
+    bar = tqdm(total=len(cells) * args.n * calls, unit="img step", desc="evaluate")
+    bar.calls = calls
+    with checked_input(), bar:
+        for cell in cells:
+            generation.set_skips(args, **cell._asdict())
+            distances = None if reference is None else Distances(reference, metrics)
+            state = out / f"{cell.stem()}.state"
+            details[cell] = measure(generation, distances, extract, "detail" in metrics, state, bar)
+            values: dict[str, Any] = {}
+            for name, value in (distances.compute() if distances else {}).items():
+                value = value._asdict() if isinstance(value, tuple) else value
+                values[name_of(name, args.features)] = value
+            for name, numbers in details[cell].items():
+                values[name] = estimate(numbers)._asdict()
+            results.append({"cell": cell._asdict(), "values": values})
+    for cell, result in zip(cells, results, strict=True):
+        neutral = details.get(cell._replace(s=1.0, b=1.0))
+        if neutral is not None and (cell.s, cell.b) != (1.0, 1.0):
+            for name, numbers in details[cell].items():
+                difference = estimate(numbers - neutral[name])._asdict()
+                result["values"][f"{name}, difference"] = difference
+    with checked_input():
+        report = {**identity, "results": results}
+        write(out / "results.json", json.dumps(report, indent=2).encode())
+        text = markdown(results)
+        write(out / "results.md", text.encode())
+    print(text)
+    print(out / "results.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""Distances and the evaluation around them."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import error_line
+
+import evaluate
+from uvit_lit.distances import Distances, Reference
+from uvit_lit.features import Features, load_features
+from uvit_lit.generation import Generation
+
+CPU = torch.device("cpu")
+
+
+def moments(images):
+    """Features that need no weights: mean and deviation of every channel, and of a few rows."""
+    values = images.float() / 255
+    rows = values.mean(dim=(1, 3))[:, :4]
+    return torch.cat([values.mean(dim=(2, 3)), values.std(dim=(2, 3)), rows], dim=1)
+
+
+def vectors(count, shift=0.0, seed=0, size=6):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, size, generator=generator) + shift
+
+
+def reference(features):
+    return Reference(features.double().mean(0), torch.cov(features.double().T), features)
+
+
+def distances(real, generated, metrics=("fid", "kid", "precision_recall"), batch=37):
+    stream = Distances(reference(real), set(metrics))
+    for part in generated.split(batch):
+        stream.update(part)
+    return stream.compute()
+
+
+def test_the_frechet_distance_of_shifted_gaussians():
+    """Equal covariances: it is the squared distance of the means."""
+    real = vectors(4000)
+    values = distances(real, real + 0.5, ["fid"])
+    assert values["fid"] == pytest.approx(6 * 0.25, rel=1e-6)
+    assert distances(real, real, ["fid"])["fid"] == pytest.approx(0, abs=1e-9)
+
+
+def test_kid_is_zero_for_equal_distributions_and_grows_with_the_damage():
+    real, alike = vectors(5000), vectors(5000, seed=1)
+    mean, low, high = distances(real, alike, ["kid"])["kid"]
+    assert low < 0 < high
+    near, far = (distances(real, vectors(5000, shift, 2), ["kid"])["kid"] for shift in (0.3, 0.6))
+    assert mean < near.low
+    assert near.high < far.low
+
+
+def test_kid_is_that_of_torchmetrics():
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    real, generated = vectors(500), vectors(500, 0.2, 1)
+    network = torch.nn.Identity()
+    network.num_features = 6
+    theirs = KernelInceptionDistance(feature=network, subsets=1, subset_size=500)
+    theirs.update(real, real=True)
+    theirs.update(generated, real=False)
+    ours = distances(real, generated, ["kid"])["kid"].mean
+    assert ours == pytest.approx(float(theirs.compute()[0]), rel=1e-4)
+
+
+def test_precision_and_recall_of_a_mode_that_is_missing():
+    real = torch.cat([vectors(300), vectors(300, 20.0, 1)])
+    values = distances(real, vectors(300, seed=2), ["precision_recall"])
+    assert values["precision"] > 0.9
+    assert values["recall"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_stream_that_is_interrupted_goes_on():
+    real, generated = vectors(700), vectors(1300, 0.1, 1)
+    whole = distances(real, generated)
+    stream = Distances(reference(real), {"fid", "kid", "precision_recall"})
+    stream.update(generated[:601])
+    other = Distances(reference(real), {"fid", "kid", "precision_recall"})
+    other.load_state_dict(stream.state_dict())
+    other.update(generated[601:])
+    for name, value in other.compute().items():
+        assert value == pytest.approx(whole[name], rel=1e-9), name
+
+
+def test_memory_does_not_grow_with_the_samples():
+    stream = Distances(reference(vectors(700)), {"fid", "kid"})
+    for seed in range(20):
+        stream.update(vectors(450, seed=seed))
+        held = len(stream.pending) + len(stream.kept)
+        assert held < 500
+    assert stream.count == 9000
+
+
+def test_statistics_have_the_layout_of_pytorch_fid(tmp_path):
+    images = torch.randint(0, 256, (50, 3, 8, 8), dtype=torch.uint8)
+    extract = Features("moments", moments, CPU)
+    built = Reference.build(extract, images, batch_size=16)
+    features = moments(images).double().numpy()
+    built.write(tmp_path / "ours.npz")
+    with np.load(tmp_path / "ours.npz") as stored:
+        np.testing.assert_allclose(stored["mu"], features.mean(0), atol=1e-6)
+        np.testing.assert_allclose(stored["sigma"], np.cov(features.T), atol=1e-6)
+    np.savez(tmp_path / "theirs.npz", mu=features.mean(0), sigma=np.cov(features.T))
+    theirs = Reference.read(tmp_path / "theirs.npz")
+    torch.testing.assert_close(theirs.sigma, built.sigma, atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="kid and precision_recall need"):
+        Distances(theirs, {"kid"})
+
+
+@pytest.fixture
+def run(trained, tmp_path, capsys, monkeypatch):
+    """Run evaluate.py on the small model; its results."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(evaluate.__file__).rsplit("/", 1)[0] + "/tests")
+
+    def call(*arguments):
+        evaluate.main([
+            "--ckpt", str(trained), "--steps", "2", "--n", "12", "--batch_size", "5", "--out",
+            "out", "--features", "test_evaluate:moments", *arguments,
+        ])  # fmt: skip
+        return json.loads((tmp_path / capsys.readouterr().out.splitlines()[-1]).read_text())
+
+    return call
+
+
+def test_names_say_the_features_and_differences_are_paired(run):
+    report = run("--s", "0.2,1", "--metrics", "fid,kid,precision_recall,detail")
+    low, neutral = (result["values"] for result in report["results"])
+    assert report["results"][0]["cell"]["s"] == 0.2
+    names = {"frechet_distance", "kid", "precision", "recall"}
+    assert {f"{name}_test_evaluate:moments" for name in names} <= low.keys()
+    assert not any(name.startswith("fid") for name in low)
+    difference = low["total_variation, difference"]["mean"]
+    expected = low["total_variation"]["mean"] - neutral["total_variation"]["mean"]
+    assert difference == pytest.approx(expected)
+    assert (report["images"], report["first_seed"], report["steps"]) == (12, 0, 2)
+    assert len(report["checkpoint_sha256"]) == 64
+
+
+def test_an_interrupted_evaluation_goes_on(run, monkeypatch, tmp_path):
+    whole = run("--metrics", "fid,kid,detail", "--n", "20")
+    monkeypatch.setattr(evaluate, "SAVE_EVERY", 1)
+    original, calls = Generation.run, []
+
+    def interrupted(self, bar):
+        calls.append(self.seeds)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(self, bar)
+
+    monkeypatch.setattr(Generation, "run", interrupted)
+    for path in (tmp_path / "out").rglob("*.state"):
+        path.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        run("--metrics", "fid,kid,detail", "--n", "20")
+    assert run("--metrics", "fid,kid,detail", "--n", "20") == whole
+    assert [seeds[0] for seeds in calls] == [0, 5, 10, 10, 15]
+
+
+def test_the_reference_is_built_once(run, tmp_path, monkeypatch):
+    first = run("--metrics", "fid")
+    assert len(list((tmp_path / "data" / "cache").glob("reference_*.npz"))) == 1
+    monkeypatch.setattr(Reference, "build", lambda *_: pytest.fail("built again"))
+    run("--metrics", "fid", "--n", "13", "--save_stats", "saved.npz")
+    again = run("--metrics", "fid", "--stats", "saved.npz")
+    name = "frechet_distance_test_evaluate:moments"
+    values = [report["results"][0]["values"][name] for report in (first, again)]
+    assert values[0] == pytest.approx(values[1], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--metrics", "is"], "metrics are is; accepted: fid, kid"),
+        (["--features", "vgg"], "features are 'vgg'"),
+        (["--features", "nowhere:net"], "nowhere"),
+        (["--features", "inception", "--inception_weights", "gone.pth"], "gone.pth is not a file"),
+        (["--stats", "gone.npz"], "gone.npz cannot be read"),
+        (["--data", "mnist"], "mnist"),
+        (["--data", "folder", "--data_root", "gone"], "gone is not a directory"),
+        (["--s", "-1"], "s is -1.0"),
+    ],
+)
+def test_mistakes_are_one_line(run, capsys, trained, tmp_path, arguments, message):
+    base = ["--ckpt", str(trained), "--n", "4", "--out", "out", "--metrics", "fid", "--features",
+            "test_evaluate:moments"]  # fmt: skip
+    status, line = error_line(capsys, evaluate.main, [*base, *arguments])
+    assert status == 2
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_offline_features_are_real(tmp_path):
+    """Deterministic, of the stated size, and blind to nothing as plain as a blur."""
+    extract = load_features("efficientnet-lite0", CPU)
+    assert extract.num_features == 1280
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    features = extract(images)
+    assert torch.equal(features, extract(images))
+    torch.testing.assert_close(extract(images[2:3])[0], features[2], atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(extract(images // 2), features, atol=0.01)
+
+
+def test_without_a_network_the_message_says_what_to_do(monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchmetrics.image.fid.NoTrainInceptionV3.__init__", offline)
+    with pytest.raises(OSError, match="--inception_weights, or use --features efficientnet-lite0"):
+        load_features("inception", CPU)
+
+
+def test_features_of_a_wrong_shape_are_refused():
+    with pytest.raises(ValueError, match="accepted: \\(images, features\\)"):
+        Features("flat", lambda images: images.float().mean(dim=(1, 2, 3)), CPU)
+    assert math.isnan(distances(vectors(10), vectors(1), ["fid"])["fid"])

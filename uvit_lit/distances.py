@@ -1,0 +1,194 @@
+"""Distances between generated and real images in a feature space, as a stream.
+
+The formulas are those of ``torchmetrics`` (Frechet distance, polynomial MMD) and ``torch-fidelity``
+(precision and recall). Images go by in batches; what is kept is sums, and for precision and recall
+at most ``KEPT`` feature vectors.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import poly_mmd
+from tqdm import tqdm
+
+from uvit_lit.features import Features
+from uvit_lit.files import replacing
+from uvit_lit.metrics import Estimate, estimate
+
+KEPT = 10_000
+"""Feature vectors that are kept, of the reference and of the generated images."""
+
+BLOCK = 500
+"""Images in a block of KID: the estimate is unbiased at any size, the blocks give its interval."""
+
+
+@dataclass
+class Reference:
+    """Statistics of real images in a feature space.
+
+    Attributes:
+        mu: Mean, (features,) float64.
+        sigma: Covariance, (features, features) float64.
+        features: At most ``KEPT`` feature vectors; none where only mu and sigma are known.
+    """
+
+    mu: Tensor
+    sigma: Tensor
+    features: Tensor
+
+    @classmethod
+    def build(cls, extract: Features, images: Tensor, batch_size: int) -> "Reference":
+        """Statistics of (images, 3, H, W) uint8."""
+        stream = FrechetInceptionDistance(feature=_Given(extract.num_features))
+        kept: list[Tensor] = []
+        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+        for indices in tqdm(chosen.split(batch_size), desc="reference features", unit="batch"):
+            features = extract(images[indices])
+            stream.update(features, real=True)
+            if sum(map(len, kept)) < KEPT:
+                kept.append(features)
+        count = stream.real_features_num_samples
+        mu = stream.real_features_sum / count
+        sigma = (stream.real_features_cov_sum - count * torch.outer(mu, mu)) / (count - 1)
+        return cls(mu, sigma, torch.cat(kept)[:KEPT])
+
+    def write(self, path: Path) -> None:
+        """Write in the layout of pytorch-fid (mu, sigma), with the kept features beside."""
+        with replacing(path) as file:
+            np.savez(file, mu=self.mu.numpy(), sigma=self.sigma.numpy(),
+                     features=self.features.numpy())  # fmt: skip
+
+    @classmethod
+    def read(cls, path: Path) -> "Reference":
+        """Read what ``write`` or pytorch-fid wrote.
+
+        Raises:
+            ValueError: If the file is missing or has no mu and sigma that fit each other.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                mu, sigma = (torch.from_numpy(stored[name]).double() for name in ("mu", "sigma"))
+                features = (
+                    torch.from_numpy(stored["features"]).float()
+                    if "features" in stored
+                    else torch.empty(0, len(mu))
+                )
+        except (OSError, KeyError, ValueError, EOFError) as error:
+            raise ValueError(
+                f"statistics {path} cannot be read ({error}); accepted: an npz file with mu and "
+                "sigma, as pytorch-fid writes"
+            ) from None
+        if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
+            raise ValueError(f"statistics {path} have mu {tuple(mu.shape)}, sigma "
+                             f"{tuple(sigma.shape)}, which do not fit each other")  # fmt: skip
+        return cls(mu, sigma, features)
+
+
+class _Given(nn.Module):
+    """Stands for the network where the features are computed already."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the features."""
+        return features
+
+
+class Distances:
+    """Distances of a stream of generated images to a reference.
+
+    Args:
+        reference: Statistics of real images.
+        metrics: Which of ``fid``, ``kid``, ``precision_recall``.
+
+    Raises:
+        ValueError: If the reference has no features that KID or precision and recall need.
+    """
+
+    def __init__(self, reference: Reference, metrics: set[str]) -> None:
+        if metrics & {"kid", "precision_recall"} and len(reference.features) < 2:
+            raise ValueError(
+                "kid and precision_recall need the features of the reference, which statistics "
+                "in the layout of pytorch-fid lack; accepted with them: fid"
+            )
+        self.reference = reference
+        self.metrics = metrics
+        self.frechet = FrechetInceptionDistance(feature=_Given(len(reference.mu)))
+        two = torch.tensor(2)  # any number of samples gives back the same mean and covariance
+        self.frechet.real_features_num_samples = two
+        self.frechet.real_features_sum = two * reference.mu
+        self.frechet.real_features_cov_sum = reference.sigma + two * torch.outer(
+            reference.mu, reference.mu
+        )
+        self.pending = torch.empty(0, len(reference.mu))
+        self.block_mmds: list[float] = []
+        self.kept = torch.empty(0, len(reference.mu))
+        self.count = 0
+
+    def update(self, features: Tensor) -> None:
+        """Take the (images, features) of a batch of generated images."""
+        self.count += len(features)
+        if "fid" in self.metrics:
+            self.frechet.update(features, real=False)
+        if "precision_recall" in self.metrics and len(self.kept) < KEPT:
+            self.kept = torch.cat([self.kept, features])[:KEPT]
+        if "kid" in self.metrics:
+            self.pending = torch.cat([self.pending, features])
+            while len(self.pending) >= BLOCK:
+                self.block_mmds.append(self._mmd(self.pending[:BLOCK]))
+                self.pending = self.pending[BLOCK:]
+
+    def _mmd(self, generated: Tensor) -> float:
+        """Unbiased squared MMD of a block, with the kernel of KID, against the next real block."""
+        real = self.reference.features
+        size = min(BLOCK, len(real))
+        first = (len(self.block_mmds) * size) % (len(real) - size + 1)
+        return float(poly_mmd(real[first : first + size].double(), generated.double()))
+
+    def compute(self) -> dict[str, Any]:
+        """Values of the metrics; KID as an estimate over its blocks."""
+        values: dict[str, Any] = {}
+        if "fid" in self.metrics:
+            values["fid"] = float(self.frechet.compute()) if self.count > 1 else math.nan
+        if "kid" in self.metrics:
+            blocks = list(self.block_mmds)
+            if not blocks and len(self.pending) > 1:
+                blocks = [self._mmd(self.pending)]
+            none = Estimate(math.nan, math.nan, math.nan)
+            values["kid"] = estimate(torch.tensor(blocks, dtype=torch.float64)) if blocks else none
+        if "precision_recall" in self.metrics:
+            from torch_fidelity.metric_prc import calculate_precision_recall_full
+
+            values["precision"], values["recall"] = map(
+                float,
+                calculate_precision_recall_full(self.kept, self.reference.features, 3, 10_000),
+            )
+        return values
+
+    def state_dict(self) -> dict[str, Any]:
+        """What an interrupted evaluation goes on from."""
+        return {
+            "frechet": {name: getattr(self.frechet, name) for name in FAKE},
+            "pending": self.pending,
+            "block_mmds": self.block_mmds,
+            "kept": self.kept,
+            "count": self.count,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state_dict``."""
+        for name in FAKE:
+            setattr(self.frechet, name, state["frechet"][name])
+        self.pending, self.kept = state["pending"], state["kept"]
+        self.block_mmds, self.count = list(state["block_mmds"]), state["count"]
+
+
+FAKE = ("fake_features_sum", "fake_features_cov_sum", "fake_features_num_samples")
