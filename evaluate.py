@@ -219,6 +219,7 @@ def main(arguments: list[str] | None = None) -> None:
             "solver": args.solver,
             "steps": args.steps,
             "t_range": args.t_range,
+            "t_fade": args.t_fade,
             "features": args.features if extract is not None else None,
             "reference": str(args.stats) if args.stats else [args.data, args.data_root, args.split],
             "metrics": sorted(metrics),

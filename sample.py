@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
         stem = free_stem(args, generation.name())
     pixels = generation.run()
     with checked_input():
-        print(save(args, stem, pixels, generation.parameters(args.t_range)))
+        print(save(args, stem, pixels, generation.parameters(args)))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def draw(
     import torch
 
     generation.set_skips(args, **cell._asdict())
-    parameters = generation.parameters(args.t_range)
+    parameters = generation.parameters(args)
     parameters["ckpt"] = generation.model.path.name  # the directory's name knows its content
     size = generation.model.image_shape[-1]
     stored = read_png(path)
@@ -95,9 +95,10 @@ def main(arguments: list[str] | None = None) -> None:
         cells = generation.cells(args)
         args.cells = len(cells)
         content = file_hash(generation.model.path)
-        key = json.dumps([content, args.seed, args.n, generation.labels, args.cfg, args.solver,
-                          args.steps, args.t_range, args.order, args.ripple, args.attenuation,
-                          args.b_channels])  # fmt: skip
+        key = json.dumps([
+            content, args.seed, args.n, generation.labels, args.cfg, args.solver, args.steps,
+            args.t_range, args.t_fade, args.order, args.ripple, args.attenuation, args.b_channels,
+        ])  # fmt: skip
         digest = hashlib.sha256(key.encode()).hexdigest()[:8]
         out = args.out / f"sweep_{generation.name()}_{digest}"
         out.mkdir(parents=True, exist_ok=True)

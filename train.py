@@ -4,6 +4,7 @@
 chooses another recipe, every entry of which is also an option; ``--ckpt_path last`` resumes.
 """
 
+import inspect
 import logging
 import sys
 import warnings
@@ -23,13 +24,14 @@ from uvit_lit.callbacks import (
     SaveConfig,
     SkipReport,
 )
-from uvit_lit.checkpoint import find_checkpoint, model_arguments, read_checkpoint
+from uvit_lit.checkpoint import find_checkpoint, read_checkpoint, uvit_arguments
 from uvit_lit.cli import Parser, checked_input, fail
 from uvit_lit.data import ImageData
 from uvit_lit.filters import FILTERS
 from uvit_lit.module import DiffusionModule
 from uvit_lit.saving import Checkpoints
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "cifar10_uvit_tiny.yaml"
 
 
@@ -54,10 +56,12 @@ class TrainCLI(LightningCLI):
         """Resolve the checkpoint to resume from; its run continues in its own directory."""
         if self.config.trainer.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"].append(RunProgressBar())
-        if self.config.ckpt_path is None:
-            return
         logger = self.config.trainer.logger
         runs = Path(getattr(logger, "init_args", {}).get("save_dir", "runs"))
+        if self.config.model.init_from is not None:
+            self.config.model.init_from = str(find_checkpoint(self.config.model.init_from, runs))
+        if self.config.ckpt_path is None:
+            return
         path = find_checkpoint(self.config.ckpt_path, runs)
         self.config.ckpt_path = str(path)
         version = path.parent.parent
@@ -69,6 +73,24 @@ class TrainCLI(LightningCLI):
             logger.init_args["save_dir"] = str(version.parent.parent)
             logger.init_args["name"] = version.parent.name
             logger.init_args["version"] = int(version.name.removeprefix("version_"))
+
+
+def check_resume(model: DiffusionModule, saved: dict) -> None:
+    """Compare a model with the checkpoint that its run goes on from.
+
+    Raises:
+        ValueError: If an argument differs that the checkpoint decides, or the network does.
+    """
+    saved = {**saved, **uvit_arguments(saved)}
+    for name, parameter in inspect.signature(DiffusionModule).parameters.items():
+        saved.setdefault(name, parameter.default)
+    own = {**model.hparams, **uvit_arguments(model.hparams)}
+    decided = ("schedule", "prediction", "lr", "filter_lr", "weight_decay", "betas",
+               "train", "filters_steps")  # fmt: skip
+    for name in (*uvit_arguments({}), *decided):
+        here, there = (tuple(v) if isinstance(v, list) else v for v in (own[name], saved[name]))
+        if here != there:
+            raise ValueError(f"{name} is {here} here and {there} in the checkpoint")
 
 
 def check_run(cli: TrainCLI) -> None:
@@ -84,13 +106,9 @@ def check_run(cli: TrainCLI) -> None:
             "in optimiser steps: set --trainer.max_steps and leave max_epochs at -1"
         )
     if cli.config.ckpt_path:
-        content = read_checkpoint(Path(cli.config.ckpt_path))
-        saved = {**content["hyper_parameters"], **model_arguments(content)}
-        for name in (*model_arguments(content), "schedule", "prediction"):
-            if saved.get(name) != model.hparams[name]:
-                raise ValueError(
-                    f"{name} is {model.hparams[name]} here and {saved.get(name)} in the checkpoint"
-                )
+        check_resume(model, read_checkpoint(Path(cli.config.ckpt_path))["hyper_parameters"])
+    if trainer.precision not in PRECISIONS:
+        raise ValueError(f"precision is {trainer.precision}; accepted: {', '.join(PRECISIONS)}")
     if model.hparams["in_chans"] != 3:
         raise ValueError(f"in_chans is {model.hparams['in_chans']}; accepted: 3, images are RGB")
     data.prepare_data()
@@ -153,7 +171,7 @@ def main(args: list[str] | None = None) -> None:
         )
     except MisconfigurationException as error:
         fail(error, 2)
-    except OSError as error:
+    except (OSError, FloatingPointError) as error:
         fail(error, 1)
     print(cli.trainer.log_dir)
 

@@ -30,6 +30,20 @@ def test_a_filter_that_depends_on_t_has_three_curves():
     model = UViT(**SMALL, filter="butterworth", t_coefficients=1)
     (axes,) = figures.plot_gains(model.long_skips).axes
     assert len(lines(axes)) == 6
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert {"t = 0", "t = 0.5", "t = 1"} <= set(labels)
+    assert all("mean over t" in label for label in labels if label.startswith("skip"))
+
+
+def test_the_spectra_are_measured_in_float32_under_autocast():
+    denoiser = Denoiser(UViT(**SMALL, filter="step", s=0.1, cutoff=0.6)).eval()
+    x0 = torch.randn(4, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = figures.plot_spectra(denoiser, x0, None)
+    wide = figures.plot_spectra(denoiser, x0, None)
+    for one, other in zip(narrow.axes, wide.axes, strict=True):
+        for line, expected in zip(one.get_lines(), other.get_lines(), strict=True):
+            assert line.get_ydata() == pytest.approx(expected.get_ydata(), abs=0.3)
 
 
 def test_the_spectra_show_what_the_filter_takes_away():
@@ -49,7 +63,7 @@ def test_the_spectra_show_what_the_filter_takes_away():
 def test_a_figure_is_written_to_a_file(tmp_path, trained, suffix, capsys):
     for name in ("families", "gains"):
         out = tmp_path / f"{name}.{suffix}"
-        figures.main([name, str(out), "--ckpt", str(trained)])
+        figures.main([name, str(out), *(["--ckpt", str(trained)] if name == "gains" else [])])
         assert out.stat().st_size > 1000
         assert capsys.readouterr().out.strip() == str(out)
 
@@ -58,14 +72,13 @@ def test_a_figure_is_written_to_a_file(tmp_path, trained, suffix, capsys):
     ("arguments", "message"),
     [
         (["gains", "x.png", "--ckpt", "gone.ckpt"], "gone.ckpt does not exist"),
-        (["gains", "x.doc"], "doc"),
+        (["gains", "x.doc"], "accepted: a file that ends in .png, .pdf or .svg"),
         (["families", "x.png", "--cutoff", "0"], "cutoff is 0.0"),
         (["spectrum", "x.png"], "spectrum"),
     ],
 )
-def test_mistakes_are_one_line(arguments, message, trained, tmp_path, monkeypatch, capsys):
+def test_mistakes_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    arguments = [*arguments] if "--ckpt" in arguments else [*arguments, "--ckpt", str(trained)]
     status, line = error_line(capsys, figures.main, arguments)
     assert status == 2
     assert message in line
@@ -79,6 +92,8 @@ def test_runs_are_compared_in_a_table(trained, capsys, tmp_path):
     cells = dict(zip(heads.split(" | "), first.split(" | "), strict=True))
     assert cells["steps"] == "8"
     assert 0 < float(cells["validation loss"]) < 2
+    assert 0 < float(cells["training loss"]) < 2
+    assert float(cells["images/s"]) > 0
     status, line = error_line(capsys, compare.main, [str(tmp_path)])
     assert status == 2
     assert "holds no run" in line

@@ -1,17 +1,19 @@
 """The shape of the project: which module may import which, configurations that load."""
 
 import ast
-import importlib.util
+import importlib
 import re
 import shlex
 import sys
 
 import pytest
+import torch
 import yaml
 from conftest import ROOT
 
 import sample
 import train
+import uvit_lit
 from uvit_lit.generation import check_numbers
 
 ARROWS = {
@@ -29,12 +31,12 @@ ARROWS = {
     "uvit": {"settings", "skips"},
     "denoiser": {"schedule"},
     "sampler": {"denoiser", "schedule"},
-    "checkpoint": {"denoiser", "uvit"},
+    "checkpoint": {"denoiser", "filters", "uvit"},
     "generation": {"checkpoint", "cli", "denoiser", "sampler"},
     "features": set(),
     "distances": {"features", "files", "metrics"},
     "compare": {"checkpoint", "cli"},
-    "figures": {"checkpoint", "cli", "denoiser", "filters", "metrics", "skips"},
+    "figures": {"checkpoint", "cli", "denoiser", "files", "filters", "metrics", "skips"},
     "module": {"checkpoint", "denoiser", "filters", "uvit"},
     "callbacks": {"figures", "module", "sampler", "skips"},
 }
@@ -107,11 +109,13 @@ def test_a_configuration_builds_its_model(path, monkeypatch, tmp_path):
 
 
 README = (ROOT / "README.md").read_text()
+PAGES = [README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))]
 COMMANDS = [
     shlex.split(line, comments=True)
-    for block in re.findall(r"```\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    if line.startswith(("python train.py", "python sample.py", "python -m uvit_lit", "make "))
+    for page in PAGES
+    for line in re.findall(
+        r"^(?:    )*((?:python (?:\w+\.py|-m uvit_lit)|make ).*)$", page, re.MULTILINE
+    )
 ]
 
 
@@ -120,29 +124,39 @@ def test_the_readme_has_commands():
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_a_command_of_the_readme_is_accepted(command, monkeypatch):
+def test_a_command_of_the_docs_is_accepted(command, monkeypatch):
     program, arguments = command[1], command[2:]
     monkeypatch.chdir(ROOT)
     if command[0] == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert program in targets
     elif program == "train.py":
-        monkeypatch.setattr("uvit_lit.module.find_checkpoint", lambda path: path)  # PATH
+        for module in ("train", "uvit_lit.module"):  # PATH
+            monkeypatch.setattr(f"{module}.find_checkpoint", lambda path, *_: path)
         monkeypatch.setattr("uvit_lit.module.initialise", lambda *_: None)
         build(monkeypatch, arguments)
     elif program == "-m":
-        assert importlib.util.find_spec(arguments[0])
+        importlib.import_module(arguments[0]).build_parser().parse_args(arguments[1:])
+    elif program in ("sweep.py", "evaluate.py"):
+        importlib.import_module(program.removesuffix(".py")).build_parser().parse_args(arguments)
     else:
         check_numbers(sample.build_parser().parse_args(arguments))
 
 
 def test_the_python_of_the_readme_runs(trained):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    code = code.replace("runs/quickstart/version_0/checkpoints/last.ckpt", str(trained))
-    code = code.replace("[3, 3, 5]", "[0, 0, 1], steps=2")  # a model of two classes
+    code = code.replace('"last"', repr(str(trained))).replace("s=0.5", "s=0.5, steps=2")
     names = {}
     exec(code, names)
-    assert names["images"].shape == (3, 3, 16, 16)
+    assert names["images"].shape == (16, 3, 16, 16)
+    assert names["images"].dtype == torch.uint8
+
+
+def test_the_public_names_are_there():
+    for name in uvit_lit.__all__:
+        assert getattr(uvit_lit, name).__doc__
+    with pytest.raises(AttributeError, match="it has"):
+        uvit_lit.Diffusion  # noqa: B018
 
 
 def test_links_and_pictures_of_the_readme_exist():

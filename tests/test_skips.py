@@ -144,18 +144,25 @@ def test_backbone_scale_reaches_the_first_channels_only():
     assert torch.equal(half[..., 4:], x[..., 4:])
 
 
-def test_override_acts_where_it_is_active():
+def test_override_acts_as_much_as_it_should():
     long_skip = LongSkip(SkipSettings("step", s=0.9), (4, 4), 1)
     run = at_any_time(long_skip)
     features = torch.randn(2, 17, 3)
     trained = run(features, features)
     long_skip.override = long_skip.overridden(s=0.0, b=1.5)
     override = run(features, features)
-    mixed = run(features, features, torch.tensor([True, False])[:, None, None])
+    mixed = run(features, features, torch.tensor([1.0, 0.0])[:, None, None])
     for inside, outside, both in zip(override, trained, mixed, strict=True):
         assert not torch.equal(inside[0], outside[0])
         assert torch.equal(both[0], inside[0])
         assert torch.equal(both[1], outside[1])
+    between = LongSkip(SkipSettings("step", s=0.45, b=1.25), (4, 4), 1)  # half of each
+    for half, expected in zip(
+        run(features, features, torch.full((2, 1, 1), 0.5)),
+        at_any_time(between)(features, features),
+        strict=True,
+    ):
+        torch.testing.assert_close(half, expected)
     assert list(long_skip.state_dict()) == []
 
 
@@ -283,6 +290,48 @@ def test_an_override_leaves_what_it_does_not_name_learned(t_coefficients):
     assert long_skip.settings.filter == "step"
     assert long_skip.settings.cutoff == pytest.approx(cutoff)
     assert {name.split(".")[0] for name in long_skip.state_dict()} == {"learned"}
+
+
+@pytest.mark.parametrize("filter", [*PROTOTYPES, "step", "freeu_box"])
+def test_another_filter_takes_the_cutoff_that_depends_on_t(filter):
+    """Image by image it is the fixed filter at the cutoff of the image's time."""
+    long_skip = learned("butterworth", 2)
+    long_skip.learned["cutoff"].raw.data[1:] = torch.tensor([0.8, -0.4])
+    long_skip.override = long_skip.overridden(filter=filter, s=0.3)
+    skip = torch.randn(4, 66, 3)
+    with torch.no_grad():
+        _, filtered = at_any_time(long_skip)(skip, skip)
+        cutoffs = long_skip.learned["cutoff"](T[:4]).tolist()
+    for k, cutoff in enumerate(cutoffs):
+        fixed = Modulation(SkipSettings(filter, s=0.3, cutoff=cutoff), (8, 8), 2)
+        _, expected = at_any_time(fixed)(skip[k : k + 1], skip[k : k + 1])
+        torch.testing.assert_close(filtered[k : k + 1], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("filter", [*PROTOTYPES, "step", "freeu_box"])
+@pytest.mark.parametrize("t_coefficients", [0, 2])
+def test_bfloat16_autocast_changes_rounding_only(filter, t_coefficients):
+    """A strong filter on features with a large mean, and its gradients."""
+    results = []
+    for narrow in (False, True):
+        torch.manual_seed(0)
+        long_skip = learned(filter, t_coefficients, s=0.2)
+        skip = torch.randn(4, 66, 16) + 4
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            _, filtered = at_any_time(long_skip)(skip, skip)
+        filtered.float().square().mean().backward() if long_skip.learned else None
+        results.append((filtered.float(), [p.grad for p in long_skip.parameters()]))
+    (wide, gradients), (rounded, rounded_gradients) = results
+    assert (wide - rounded).norm() / wide.norm() < 0.01
+    for exact, other in zip(gradients, rounded_gradients, strict=True):
+        torch.testing.assert_close(other, exact, rtol=0.03, atol=1e-3)
+
+
+def test_numbers_that_are_not_finite_say_that_training_diverged():
+    long_skip = learned("butterworth")
+    long_skip.learned["s"].raw.data.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="diverged"):
+        _ = long_skip.settings
 
 
 @pytest.mark.parametrize(

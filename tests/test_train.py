@@ -215,6 +215,69 @@ def test_fine_tuning_with_a_filter_at_s_1_starts_at_the_pretrained_function(trai
         assert torch.equal(start.denoiser(x, t, y), pretrained(x, t, y))
 
 
+def test_what_was_learned_starts_as_it_was_where_it_fits(folder, capsys):
+    path = run(folder, 6, "first", filter="butterworth",
+               **{"model.filter_lr": 300, "model.learn_b": "true"})  # fmt: skip
+    before = load_model(path).denoiser
+    x, t, y = torch.randn(2, 3, 16, 16), torch.tensor([0.1, 0.8]), torch.tensor([0, 1])
+    expected = before(x, t, y)
+
+    def difference(**options):
+        capsys.readouterr()
+        start = DiffusionModule(**LIKE_TRAINED, init_from=str(path), **options).denoiser
+        notes = capsys.readouterr().err.count("note:")
+        return float((start(x, t, y) - expected).abs().max()), notes
+
+    same = {"filter": "butterworth", "learn_b": True}
+    assert difference(**same) == (0, 0)
+    smooth, notes = difference(**same, t_coefficients=3)
+    assert smooth < 1e-5
+    assert notes == 0
+    for other in ({"filter": "butterworth", "learn_b": True, "order": 5},
+                  {"filter": "chebyshev", "s": 1.0, "learn_b": True}, {}):  # fmt: skip
+        changed, notes = difference(**other)
+        assert changed > 1e-5
+        assert notes == 1
+
+
+def test_what_the_checkpoint_decides_cannot_change_on_resuming(folder, capsys):
+    options = {"filter": "butterworth", "model.train": "filters"}
+    run(folder, 2, "one", **options)
+    for other, message in (
+        ({"model.train": "all"}, "train is all here and filters in the checkpoint"),
+        ({"model.filter_lr": 3}, "filter_lr is 3.0 here and 10.0"),
+        ({"model.lr": 1}, "lr is 1.0 here and 0.001"),
+        ({"model.order": 2}, "order is 2 here and 3"),
+    ):
+        wrong = {"trainer.logger.init_args.name": "one", "ckpt_path": "last", **options, **other}
+        arguments = train_arguments(folder, trainer__max_steps=4, **wrong)
+        status, line = error_line(capsys, train.main, arguments)
+        assert status == 2
+        assert message in line
+
+
+@pytest.mark.parametrize("filter", ["none", "butterworth"])
+def test_a_diverged_run_stops_with_one_line(folder, capsys, filter):
+    options = {"filter": filter, "model.lr": 1e30, "trainer.log_every_n_steps": 1}
+    arguments = train_arguments(folder, trainer__max_steps=30, **options)
+    status, line = error_line(capsys, train.main, arguments)
+    assert status == 1
+    assert "training diverged" in line
+
+
+def test_the_network_warms_up_when_it_joins():
+    model = DiffusionModule(**SMALL, filter="butterworth", train="filters_then_all",
+                            filters_steps=5, warmup_steps=4, lr=1.0, filter_lr=2.0)  # fmt: skip
+    (optimizer,), (schedule,) = model.configure_optimizers()
+    rates = []
+    for _ in range(10):
+        rates.append({g["name"]: g["lr"] for g in optimizer.param_groups})
+        optimizer.step()
+        schedule["scheduler"].step()
+    assert [r["filters"] for r in rates] == [0.5, 1.0, 1.5] + [2.0] * 7
+    assert [r["decay"] for r in rates] == [0] * 5 + [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
 @pytest.mark.parametrize("train_what", ["filters", "filters_then_all"])
 def test_only_the_filters_move(folder, train_what):
     options = {"filter": "butterworth", "model.train": train_what, "model.filters_steps": 4}
@@ -362,6 +425,7 @@ def test_bfloat16_training_runs(folder, filter):
         ({"data.batch_size": 0}, "batch_size is 0; accepted"),
         ({"trainer.max_steps": -1}, "set --trainer.max_steps"),
         ({"trainer.max_epochs": 3}, "max_epochs 3"),
+        ({"trainer.precision": "bf16-true"}, "precision is bf16-true; accepted: 32-true"),
         ({"ckpt_path": "gone.ckpt"}, "gone.ckpt does not exist"),
         ({"ckpt_path": "last"}, "no checkpoint below"),
         ({"config": "gone.yaml"}, "gone.yaml"),
@@ -400,9 +464,10 @@ def test_a_checkpoint_of_another_architecture_is_refused(folder, trained, capsys
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"model.depth": 6}, "here and missing in"),
-        ({"model.embed_dim": 64}, "here and (48, 32) in"),
+        ({"model.depth": 6}, "depth is 6 here and 4 in"),
+        ({"model.embed_dim": 64}, "embed_dim is 64 here and 32 in"),
         ({"model.prediction": "v"}, "prediction is v here and x0 in"),
+        ({"model.num_heads": 4}, "num_heads is 4 here and 2 in"),
     ],
 )
 def test_weights_of_another_model_are_refused(folder, trained, capsys, other, message):

@@ -182,6 +182,18 @@ def test_the_window_selects_images_by_their_time():
     assert not torch.allclose(trained[1], changed[1])
 
 
+def test_the_window_fades():
+    model = UViT(**SMALL)
+    model.set_skips(s=0.2, window=(400.0, 600.0), fade=100.0)
+    t = torch.tensor([200.0, 300.0, 350.0, 400.0, 500.0, 600.0, 675.0, 701.0])
+    strength = model._strength(t).flatten()
+    quarter = 0.5 + 0.5 * math.cos(0.75 * math.pi)
+    expected = torch.tensor([0, 0, 0.5, 1, 1, 1, quarter, 0])
+    torch.testing.assert_close(strength, expected, atol=1e-4, rtol=0)
+    model.set_skips(s=0.2, window=(400.0, 600.0))
+    assert model._strength(t).flatten().tolist() == [0, 0, 0, 1, 1, 1, 0, 0]
+
+
 def test_an_override_keeps_what_it_does_not_name():
     model = UViT(**SMALL, filter="step", s=0.8, cutoff=0.6, b=1.1)
     model.set_skips(b=1.5)

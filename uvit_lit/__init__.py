@@ -1,1 +1,30 @@
-"""U-ViT diffusion models with frequency filters on their long skip connections."""
+"""U-ViT diffusion models with frequency filters on their long skip connections.
+
+    from uvit_lit import generate, load_model
+
+    model = load_model("last")
+    images = generate(model, 16, s=0.5, b=1.3)  # (16, 3, 32, 32) uint8
+
+The names below are the public surface; each is imported when it is first used.
+"""
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "Denoiser": "denoiser",
+    "LowPass": "filters",
+    "UViT": "uvit",
+    "detail": "metrics",
+    "generate": "generation",
+    "load_model": "checkpoint",
+    "plot_gains": "figures",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module."""
+    if name not in _HOMES:
+        raise AttributeError(f"uvit_lit has no {name!r}; it has {', '.join(_HOMES)}")
+    return getattr(importlib.import_module(f"uvit_lit.{_HOMES[name]}"), name)

@@ -1,5 +1,6 @@
 """What the terminal and TensorBoard show during training."""
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -82,9 +83,14 @@ class LossByTime(Callback):
         self.sums.index_add_(1, quarter, torch.stack([losses, torch.ones_like(losses)]))
         if is_logged(trainer, trainer.global_step) and self.logged != trainer.global_step:
             self.logged = trainer.global_step
-            means = (self.sums[0] / self.sums[1]).tolist()
+            means, total = (self.sums[0] / self.sums[1]).tolist(), float(self.sums[0].sum())
             self.sums.zero_()
             names = ("t_0.00-0.25", "t_0.25-0.50", "t_0.50-0.75", "t_0.75-1.00")
+            if not math.isfinite(total):
+                raise FloatingPointError(
+                    f"training diverged: the loss is {total} at step {trainer.global_step}; try a "
+                    "lower --model.lr"
+                )
             for name, mean in zip(names, means, strict=True):
                 if mean == mean:  # a quarter without images has no mean
                     pl_module.log(f"train/loss_{name}", mean)
@@ -211,45 +217,51 @@ class SkipReport(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do not repeat what a resumed run starts from; nothing has been warned of."""
         self._last_step = trainer.global_step
-        self._warned: set[int] = set()
+        self._warned: set[tuple[int, str]] = set()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Log what is due."""
-        step, writer = trainer.global_step, _writer(trainer)
-        if step == self._last_step or writer is None:
+        step = trainer.global_step
+        if step == self._last_step:
             return
         self._last_step = step
         assert isinstance(pl_module, DiffusionModule)
-        long_skips = list(pl_module.denoiser.backbone.long_skips)
+        denoiser = pl_module.denoiser
+        long_skips = list(denoiser.backbone.long_skips)
         if is_logged(trainer, step):
             for i, long_skip in enumerate(long_skips):
                 chosen = long_skip.settings
-                writer.add_scalar(f"skips/s_{i}", chosen.s, step)
-                writer.add_scalar(f"skips/b_{i}", chosen.b, step)
-                if chosen.filter != "none":
-                    writer.add_scalar(f"skips/cutoff_{i}", chosen.cutoff, step)
-                self._warn(i, long_skip)
-        if step % self.every_n_steps == 0 or step == trainer.max_steps:
-            y = batch["label"] if pl_module.denoiser.backbone.num_classes else None
-            context = trainer.precision_plugin.forward_context()
-            with averaged_weights(trainer, pl_module), context:
-                writer.add_figure("skips/gain", plot_gains(long_skips), step)
-                spectra = plot_spectra(pl_module.denoiser, batch["image"], y)
-                writer.add_figure("skips/spectra", spectra, step)
+                names = ("s", "b") if chosen.filter == "none" else ("s", "b", "cutoff")
+                pl_module.log_dict({f"skips/{name}_{i}": getattr(chosen, name) for name in names})
+                if trainer.is_global_zero:
+                    self._warn(i, long_skip)
+        due = step % self.every_n_steps == 0 or step == trainer.max_steps
+        writer = _writer(trainer)
+        if not due or writer is None:
+            return
+        y = batch["label"] if denoiser.backbone.num_classes else None
+        with averaged_weights(trainer, pl_module):
+            writer.add_figure("skips/gain", plot_gains(long_skips), step)
+            with trainer.precision_plugin.forward_context():
+                spectra = plot_spectra(denoiser, batch["image"], y)
+            writer.add_figure("skips/spectra", spectra, step)
 
     def _warn(self, index: int, long_skip: LongSkip) -> None:
-        """Say once that a cutoff sits at its bound."""
-        if index in self._warned or "cutoff" not in long_skip.trained.learned:
+        """Say once that a cutoff sits at its bound, at some t at least."""
+        cutoff = long_skip.trained.learned.get("cutoff")
+        if cutoff is None:
             return
-        cutoff = long_skip.trained.learned["cutoff"]
-        place = (cutoff.average() - cutoff.low) / (cutoff.high - cutoff.low)
-        if not 0.01 < place < 0.99:
-            self._warned.add(index)
-            bound, end = ("lower", cutoff.low) if place < 0.5 else ("upper", cutoff.high)
-            line = f"warning: the cutoff of long skip {index} sits at its {bound} bound {end:.3f}"
-            tqdm.write(line, file=sys.stderr)
+        values, margin = cutoff.over_time(), 0.01 * (cutoff.high - cutoff.low)
+        for bound, end, sits in (
+            ("lower", cutoff.low, values.min() < cutoff.low + margin),
+            ("upper", cutoff.high, values.max() > cutoff.high - margin),
+        ):
+            if sits and (index, bound) not in self._warned:
+                self._warned.add((index, bound))
+                tqdm.write(f"warning: the cutoff of long skip {index} sits at its {bound} bound "
+                           f"{end:.3f}", file=sys.stderr)  # fmt: skip
 
 
 class SaveConfig(SaveConfigCallback):

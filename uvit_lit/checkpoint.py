@@ -5,6 +5,8 @@ Files from outside are data: they are opened with ``weights_only=True`` and neve
 
 import inspect
 import pickle
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,14 @@ from typing import Any
 import torch
 
 from uvit_lit.denoiser import Denoiser
+from uvit_lit.filters import PROTOTYPES
 from uvit_lit.uvit import UViT
+
+SKIP_ARGUMENTS = {
+    "filter", "s", "cutoff", "order", "ripple", "attenuation", "t_coefficients",
+    "b", "b_channels", "learn_b", "grad_checkpoint",
+}  # fmt: skip
+"""Arguments of ``UViT`` that may differ between a model and the weights it starts from."""
 
 
 @dataclass
@@ -90,11 +99,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def model_arguments(content: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of ``UViT`` that a checkpoint was trained with; a newer one has its default."""
-    saved = content["hyper_parameters"]
+def uvit_arguments(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of ``UViT`` from hyper-parameters; what they do not name has its default."""
     parameters = inspect.signature(UViT).parameters
-    return {name: saved.get(name, p.default) for name, p in parameters.items()}
+    return {name: hyper_parameters.get(name, p.default) for name, p in parameters.items()}
 
 
 def _weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -102,43 +110,69 @@ def _weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {k.removeprefix("denoiser."): v for k, v in content["state_dict"].items()}
 
 
-def initialise(denoiser: Denoiser, path: Path) -> None:
+def initialise(denoiser: Denoiser, arguments: dict[str, Any], path: Path) -> None:
     """Put the averaged weights of a checkpoint into a denoiser.
 
+    What its long skips have learned is taken over where this denoiser learns the same: s and
+    cutoff of the same low-pass, and b. Cosines in t that the checkpoint lacks start at 0. Where
+    the checkpoint's skips did something that this denoiser does not start with, a line on stderr
+    says so.
+
     Args:
-        denoiser: Of the same architecture, schedule and prediction. What its long skips learn is
-            taken over where the checkpoint has learned the same, and else stays as it is.
+        denoiser: Of the same architecture, schedule and prediction; its skips may differ.
+        arguments: Those of its ``UViT``, from ``uvit_arguments``.
         path: A file that training wrote.
 
     Raises:
         ValueError: If the file is damaged or holds code, or is of another model.
     """
     content = read_checkpoint(path)
-    saved = content["hyper_parameters"]
-    for name, value in (
-        ("schedule", denoiser.schedule.name),
-        ("prediction", denoiser.prediction),
-    ):
-        if saved.get(name) != value:
-            raise ValueError(f"{name} is {value} here and {saved.get(name)} in {path}")
+    there = {**content["hyper_parameters"], **uvit_arguments(content["hyper_parameters"])}
+    here = {
+        **arguments, "schedule": denoiser.schedule.name, "prediction": denoiser.prediction
+    }  # fmt: skip
+    for name in sorted(here.keys() - SKIP_ARGUMENTS):
+        if here[name] != there[name]:
+            raise ValueError(f"{name} is {here[name]} here and {there[name]} in {path}")
+    same_design = all(here[n] == there[n] for n in ("filter", "order", "ripple", "attenuation"))
     own, weights = denoiser.state_dict(), _weights(content)
-    shapes = [{name: tuple(v.shape) for name, v in state.items()} for state in (own, weights)]
-    same_filter = saved.get("filter") == denoiser.backbone.long_skips[0].trained.settings.filter
-    for name in sorted(own.keys() | weights.keys()):
-        here, there = (shape.get(name, "missing") for shape in shapes)
-        if not name.startswith("backbone.long_skips."):
-            if here != there:
-                raise ValueError(f"{name} is {here} here and {there} in {path}")
-        elif (here != there or not same_filter) and name in weights:
-            del weights[name]
+    for name in [name for name in weights if ".learned." in name]:
+        value = weights.pop(name)
+        if name in own and (same_design or name.endswith(".b.raw")):
+            if len(value) > len(own[name]):
+                raise ValueError(f"t_coefficients is {here['t_coefficients']} here and "
+                                 f"{there['t_coefficients']} in {path}")  # fmt: skip
+            weights[name] = torch.zeros_like(own[name])
+            weights[name][: len(value)] = value
     denoiser.load_state_dict(weights, strict=False)
+    if not _keeps_its_skips(there, here, same_design):
+        print(
+            f"note: the long skips of {path} had filter {there['filter']}, b {there['b']}; this "
+            f"run starts with filter {here['filter']}, b {here['b']}, as another function",
+            file=sys.stderr,
+        )
 
 
-def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
+def _keeps_its_skips(there: dict[str, Any], here: dict[str, Any], same_design: bool) -> bool:
+    """Whether what the skips did is done again, or was nothing."""
+    filter_kept = there["filter"] == "none" or (
+        same_design
+        and (there["filter"] in PROTOTYPES or all(here[n] == there[n] for n in ("s", "cutoff")))
+    )
+    b_was_1 = there["b"] == 1 and not there["learn_b"]
+    b_kept = b_was_1 or (
+        here["b_channels"] == there["b_channels"]
+        and here["learn_b"] == there["learn_b"]
+        and (here["learn_b"] or here["b"] == there["b"])
+    )
+    return filter_kept and b_kept
+
+
+def load_model(path: Path | str = "last", device: torch.device | str = "cpu") -> Model:
     """Build the denoiser of a checkpoint.
 
     Args:
-        path: A file that training wrote.
+        path: A file that training wrote, or ``last`` for the newest below runs/.
         device: Where to put the weights.
 
     Returns:
@@ -147,10 +181,11 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
     Raises:
         ValueError: If the file is damaged, holds code, or its tensors do not fit.
     """
+    path = find_checkpoint(str(path))
     content = read_checkpoint(path)
     arguments = content["hyper_parameters"]
     try:
-        backbone = UViT(**model_arguments(content))
+        backbone = UViT(**uvit_arguments(content["hyper_parameters"]))
         denoiser = Denoiser(backbone, arguments["schedule"], arguments["prediction"])
         denoiser.load_state_dict(_weights(content))
     except (KeyError, TypeError, RuntimeError) as error:

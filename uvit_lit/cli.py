@@ -54,6 +54,8 @@ def add_sampling_options(parser: argparse.ArgumentParser, n: int) -> None:
     add("--b_channels", type=float, help="fraction of channels that b amplifies (default: all)")
     add("--t_range", type=comma_list(float), help="first,last t in [0, 1] at which s and b act; "
         "1 is noise")  # fmt: skip
+    add("--t_fade", type=float, default=0.0, help="width in t of a smooth edge of t_range "
+        "(default: 0, a switch)")  # fmt: skip
     add("--classes", type=comma_list(str), help="class names or numbers, in turn (default: all)")
     add("--cfg", type=float, default=1.0, help="guidance scale; 1 (default): no guidance")
     add("--n", type=int, default=n, help=f"number of images (default: {n})")

@@ -79,12 +79,16 @@ class Denoiser(nn.Module):
         prediction = self(self.add_noise(x0, eps, t), t, y)
         return (prediction.float() - self.target(x0, eps, t)).square().flatten(1).mean(1)
 
-    def set_skips(self, t_range: tuple[float, float] | None = None, **overrides: Any) -> None:
+    def set_skips(
+        self, t_range: tuple[float, float] | None = None, t_fade: float = 0.0, **overrides: Any
+    ) -> None:
         """Override s, b and the filter for sampling, without touching the weights.
 
         Args:
             t_range: First and last t in [0, 1] at which the override acts (1 is pure noise, where
                 sampling begins). None means always.
+            t_fade: Width in t, in [0, 1], over which the override goes from off to on on either
+                side of that range, as half a cosine; 0 switches.
             **overrides: s, b, filter, cutoff, order, ripple, attenuation, b_channels, as
                 ``uvit_lit.skips.override_skips`` takes them. None means as trained.
 
@@ -92,6 +96,8 @@ class Denoiser(nn.Module):
             ValueError: If a value is outside its range or a list has the wrong length.
         """
         window = None
+        if not 0 <= t_fade <= 1 or (t_fade and t_range is None):
+            raise ValueError(f"t_fade is {t_fade:g}; accepted: 0 to 1, and only with t_range")
         if t_range is not None:
             first, last = t_range
             if not 0 <= first <= last <= 1:
@@ -99,7 +105,8 @@ class Denoiser(nn.Module):
                     f"t_range is {first:g},{last:g}; accepted: two times, 0 <= first <= last <= 1"
                 )
             window = (first * self.schedule.time_scale, last * self.schedule.time_scale)
-        self.backbone.set_skips(window=window, **overrides)
+        fade = t_fade * self.schedule.time_scale
+        self.backbone.set_skips(window=window, fade=fade, **overrides)
 
 
 class Guided(nn.Module):

@@ -5,6 +5,7 @@
 OUT (png, pdf, svg) chooses the format.
 """
 
+import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +17,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from uvit_lit.checkpoint import find_checkpoint, load_model
+from uvit_lit.checkpoint import load_model
 from uvit_lit.cli import Parser, checked_input
 from uvit_lit.denoiser import Denoiser
+from uvit_lit.files import replacing
 from uvit_lit.filters import MAX_FREQUENCY, LowPass, frequencies, radial_power
 from uvit_lit.metrics import estimate, radial_power_spectrum
 from uvit_lit.skips import LongSkip
@@ -94,16 +96,20 @@ def plot_gains(long_skips: Sequence[LongSkip]) -> Figure:
     axes.axhline(1, color="0.7", linewidth=0.8, zorder=0)
     for i, long_skip in enumerate(long_skips):
         device = next((b.device for b in long_skip.buffers()), "cpu")
-        change = long_skip.in_force.gain_change(
-            points.to(device), torch.tensor([0.0, 0.5, 1.0], device=device)
-        ).cpu()
-        chosen = long_skip.settings
+        times = torch.tensor([0.0, 0.5, 1.0], device=device)
+        change = long_skip.in_force.gain_change(points.to(device), times).cpu()
+        chosen, smooth = long_skip.settings, change.ndim == 2
+        numbers = "" if chosen.filter == "none" else (
+            f": s = {chosen.s:.3f}, cutoff = {chosen.cutoff:.3f}" + ", mean over t" * smooth
+        )  # fmt: skip
         color = colormaps["viridis"](i / len(long_skips))  # from the outermost to the innermost
-        label = f"skip {i}: s = {chosen.s:.3f}, cutoff = {chosen.cutoff:.3f}"
         for row, style in zip(change.expand(3, -1), (":", "-", "--"), strict=True):
-            if change.ndim == 2 or style == "-":
+            if smooth or style == "-":
                 axes.plot(points[:, 0], 1 + row, style, color=color,
-                          label=label if style == "-" else None)  # fmt: skip
+                          label=f"skip {i}{numbers}" if style == "-" else None)  # fmt: skip
+        if smooth and i == len(long_skips) - 1:
+            for t, style in ((0, ":"), (0.5, "-"), (1, "--")):
+                axes.plot([], [], style, color="0.4", label=f"t = {t}")
     _mark_bins(axes, long_skips[0].grid)
     axes.set(xlabel=FREQUENCY_LABEL, ylabel="gain", xlim=(0, MAX_FREQUENCY), ylim=(0, None),
              title=f"{long_skips[0].settings.filter}; skip 0 is the outermost")  # fmt: skip
@@ -230,27 +236,39 @@ def plot_cell_spectra(cells: dict[tuple[float, float], Tensor], note: str) -> Fi
     return figure
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    parser = Parser(prog="python -m uvit_lit.figures", description=__doc__)
+    figures = parser.add_subparsers(dest="figure", required=True)
+    for name, summary in (("families", "the responses"), ("gains", "the filters of a model")):
+        figure = figures.add_parser(name, help=summary)
+        figure.add_argument("out", type=Path, help="file to write: .png, .pdf or .svg")
+        if name == "families":
+            figure.add_argument("--cutoff", type=float, default=0.5, help="default: 0.5")
+        else:
+            figure.add_argument("--ckpt", default="last", help="default: the newest under runs/")
+    return parser
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Write one figure to a file.
 
     Args:
         arguments: The command line; None takes that of the process.
     """
-    parser = Parser(prog="python -m uvit_lit.figures", description=__doc__)
-    parser.add_argument("figure", choices=("families", "gains"))
-    parser.add_argument("out", type=Path, help="file to write: .png, .pdf or .svg")
-    parser.add_argument("--ckpt", default="last", help="checkpoint; default: newest under runs/")
-    parser.add_argument("--cutoff", type=float, default=0.5, help="of the families")
-    args = parser.parse_args(arguments)
+    args = build_parser().parse_args(arguments)
     with checked_input():
+        suffix = args.out.suffix.removeprefix(".")
+        if suffix not in ("png", "pdf", "svg"):
+            raise ValueError(f"out is {args.out}; accepted: a file that ends in .png, .pdf or .svg")
         if args.figure == "families":
             if not 0 < args.cutoff <= MAX_FREQUENCY:
                 raise ValueError(f"cutoff is {args.cutoff}; accepted: above 0, at most sqrt(2)")
             figure = plot_families(args.cutoff)
         else:
-            model = load_model(find_checkpoint(args.ckpt))
-            figure = plot_gains(list(model.denoiser.backbone.long_skips))
-        figure.savefig(args.out, dpi=110)
+            figure = plot_gains(list(load_model(args.ckpt).denoiser.backbone.long_skips))
+        with replacing(args.out) as file:
+            figure.savefig(file, format=suffix, dpi=110)
     print(args.out)
 
 

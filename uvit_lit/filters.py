@@ -17,7 +17,7 @@ so the passband is scaled by ``s`` and the rest is left alone (equation 2 of the
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from scipy import signal
@@ -41,6 +41,16 @@ RANGES = {"order": (1, 12), "ripple": (0.05, 6.0), "attenuation": (10.0, 80.0)}
 """Accepted values of the numbers of a design, both ends included."""
 
 
+Roots = tuple[tuple[float, ...], tuple[float, ...]]
+"""Real parts and imaginary parts of zeros or poles."""
+
+
+@lru_cache(maxsize=256)
+def _on_device(roots: Roots, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The roots as a tensor, (2, roots): copied once, since a copy waits for a GPU."""
+    return torch.tensor(roots, dtype=dtype, device=device)
+
+
 @dataclass(frozen=True)
 class LowPass:
     """Magnitude response of a low-pass.
@@ -57,9 +67,13 @@ class LowPass:
     Raises:
         ValueError: If there is no filter by that name, or a number is outside its range.
 
-    >>> half = LowPass("butterworth", order=2)(torch.tensor([[0.0, 0.0], [0.3, 0.4]]), 0.5)
-    >>> [round(h, 4) for h in half.tolist()]
-    [1.0, 0.7071]
+    >>> at = torch.tensor([[0.0, 0.0], [0.3, 0.4], [0.0, 1.0]])  # radius 0, the cutoff, 1
+    >>> for name in ("step", "butterworth", "chebyshev", "chebyshev2"):
+    ...     print(name, [round(h, 4) for h in LowPass(name)(at, cutoff=0.5).tolist()])
+    step [1.0, 0.0, 0.0]
+    butterworth [1.0, 0.7071, 0.124]
+    chebyshev [1.0, 0.8913, 0.0754]
+    chebyshev2 [1.0, 0.01, 0.01]
     """
 
     name: str
@@ -92,8 +106,9 @@ class LowPass:
         if self.name == "freeu_box":
             # Not symmetric: on real features its effect is the mean of its values at +f and -f.
             mirrored = torch.where(frequency == -1, frequency, -frequency)  # -1 and +1 are one bin
+            edge = cutoff[..., None] if isinstance(cutoff, Tensor) else cutoff
             box, mirrored_box = (
-                ((f >= -cutoff) & (f < cutoff)).all(-1).to(f.dtype) for f in (frequency, mirrored)
+                ((f >= -edge) & (f < edge)).all(-1).to(f.dtype) for f in (frequency, mirrored)
             )
             return (box + mirrored_box) / 2
         radius = torch.hypot(*frequency.unbind(-1))
@@ -102,18 +117,21 @@ class LowPass:
         return self._magnitude(radius / cutoff)
 
     @cached_property
-    def _prototype(self) -> tuple[list[list[float]], list[list[float]], float]:
+    def _prototype(self) -> tuple[Roots, Roots, float]:
         """Real and imaginary parts of the zeros and of the poles, and log(gain^2)."""
         zeros, poles, gain = PROTOTYPES[self.name](self)
-        parts = [[roots.real.tolist(), roots.imag.tolist()] for roots in (zeros + 0j, poles + 0j)]
+        parts = [
+            (tuple(roots.real.tolist()), tuple(roots.imag.tolist()))
+            for roots in (zeros + 0j, poles + 0j)
+        ]
         return parts[0], parts[1], 2 * math.log(gain)
 
     def _magnitude(self, w: Tensor) -> Tensor:
         """|H(jw)| from zeros, poles and gain, in the log domain: finite, and so its gradient."""
         zeros, poles, log_gain = self._prototype
 
-        def log_distance(roots: list[list[float]]) -> Tensor:
-            real, imaginary = w.new_tensor(roots)
+        def log_distance(roots: Roots) -> Tensor:
+            real, imaginary = _on_device(roots, w.dtype, w.device)
             square = real**2 + (w[..., None] - imaginary) ** 2
             return square.clamp_min(torch.finfo(w.dtype).tiny).log().sum(-1)  # 0 at a zero
 
@@ -190,6 +208,7 @@ def radial_power(features: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tenso
     radius = torch.hypot(*frequencies(grid).unbind(-1)).flatten()
     rings, ring = torch.unique(radius.float(), return_inverse=True)
     basis = hartley_matrix(grid).to(features.device, torch.float32)
-    power = (basis @ features.float()).square().mean(dim=(0, 2)).cpu()
+    with torch.autocast(features.device.type, enabled=False):
+        power = (basis @ features.float()).square().mean(dim=(0, 2)).cpu()
     count = torch.bincount(ring)
     return rings, torch.zeros(len(rings)).index_add(0, ring, power) / count

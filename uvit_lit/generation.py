@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from uvit_lit.checkpoint import Model, find_checkpoint, load_model
+from uvit_lit.checkpoint import Model, load_model
 from uvit_lit.cli import fail
 from uvit_lit.denoiser import Guided
 from uvit_lit.sampler import check_solver, sample, to_uint8
@@ -107,7 +107,7 @@ class Generation:
         check_numbers(args)
         check_solver(args.solver, args.steps)
         device = choose_device(args.device)
-        model = load_model(find_checkpoint(args.ckpt), device)
+        model = load_model(args.ckpt, device)
         if args.cfg != 1 and not model.can_guide:
             raise ValueError(
                 f"cfg is {args.cfg:g}, but this model was trained without class dropout"
@@ -121,7 +121,7 @@ class Generation:
         names = ("order", "ripple", "attenuation", "b_channels")
         design = {name: getattr(args, name) for name in names}
         t_range = tuple(args.t_range) if args.t_range else None
-        self.model.denoiser.set_skips(t_range=t_range, **settings, **design)
+        self.model.denoiser.set_skips(t_range=t_range, t_fade=args.t_fade, **settings, **design)
 
     def cells(self, args: argparse.Namespace) -> list[Cell]:
         """Cells of a grid of settings, every one of them tried.
@@ -159,14 +159,15 @@ class Generation:
         in_a_run = path.parent.name == "checkpoints" and len(path.parents) > 2
         return path.parents[2].name if in_a_run else path.stem
 
-    def parameters(self, t_range: list[float] | None) -> dict[str, Any]:
+    def parameters(self, args: argparse.Namespace) -> dict[str, Any]:
         """What an image of this generation carries, with the settings of the skips in force."""
         long_skips = self.model.denoiser.backbone.long_skips
         return {
             "ckpt": str(self.model.path),
             "training_steps": self.model.step,
             "long_skips": [vars(long_skip.settings) for long_skip in long_skips],
-            "t_range": t_range,
+            "t_range": args.t_range,
+            "t_fade": args.t_fade,
             "seeds": self.seeds,
             "labels": self.labels,
             "class_names": self.model.class_names,
@@ -174,6 +175,47 @@ class Generation:
             "solver": self.solver,
             "steps": self.steps,
         }
+
+
+def generate(
+    model: Model,
+    n: int = 16,
+    *,
+    seed: int = 0,
+    classes: list[str] | None = None,
+    cfg: float = 1.0,
+    solver: str = "dpmpp",
+    steps: int = 25,
+    batch_size: int = 64,
+    progress: bool = True,
+    **skips: Any,
+) -> Tensor:
+    """Generate images from Python, as sample.py does.
+
+    Args:
+        model: From ``load_model``.
+        n: Number of images, at least 1.
+        seed: Seed of the first; the next have the next ones.
+        classes: Names or numbers of classes, in turn; None for all.
+        cfg: Guidance scale; 1 is no guidance.
+        solver: One of ``uvit_lit.sampler.SOLVERS``.
+        steps: Steps of the solver, 1 to 1000.
+        batch_size: Images computed at once.
+        progress: Whether to show a bar.
+        **skips: s, b, filter, cutoff, t_range and so on, as ``Denoiser.set_skips`` takes them;
+            what is not named is as trained.
+
+    Returns:
+        (n, channels, height, width) uint8.
+
+    Raises:
+        ValueError: If a value is outside its range or does not fit the model.
+    """
+    model.denoiser.set_skips(**skips)
+    labels = choose_labels(model, classes, n)
+    device = next(model.denoiser.parameters()).device
+    seeds = list(range(seed, seed + n))
+    return Generation(model, seeds, labels, cfg, solver, steps, batch_size, device).run(progress)
 
 
 def file_hash(path: Any) -> str:

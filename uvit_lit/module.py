@@ -1,12 +1,13 @@
 """The LightningModule: loss, what is trained, optimiser groups, warm-up."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from uvit_lit.checkpoint import find_checkpoint, initialise
+from uvit_lit.checkpoint import find_checkpoint, initialise, uvit_arguments
 from uvit_lit.denoiser import Denoiser
 from uvit_lit.filters import PROTOTYPES
 from uvit_lit.uvit import UViT
@@ -109,7 +110,7 @@ class DiffusionModule(LightningModule):
         self.save_hyperparameters()
         self.denoiser = Denoiser(UViT(**uvit), schedule, prediction)
         if init_from is not None:
-            initialise(self.denoiser, find_checkpoint(init_from))
+            initialise(self.denoiser, uvit_arguments(uvit), find_checkpoint(init_from))
         filters = list(self.denoiser.backbone.long_skips.parameters())
         if train != "all" and not filters:
             raise ValueError(
@@ -159,11 +160,15 @@ class DiffusionModule(LightningModule):
             self.log("train/gradient_norm", nn.utils.get_total_norm(gradients))
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a linear warm-up, then a constant rate."""
+        """AdamW; each group warms up linearly when it begins to move, then its rate is constant."""
         groups = parameter_groups(self.denoiser, self.lr, self.weight_decay, self.filter_lr)
         optimizer = torch.optim.AdamW(groups, betas=self.betas)
-        warmup = max(self.warmup_steps, 1)
+
+        def warm_up(first: int) -> Callable[[int], float]:
+            return lambda step: min(max(step + 1 - first, 0) / max(self.warmup_steps, 1), 1.0)
+
         scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min((step + 1) / warmup, 1.0)
+            optimizer,
+            [warm_up(0 if g["name"] == "filters" else self.filters_first) for g in groups],
         )
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]

@@ -20,8 +20,8 @@ class SkipSettings:
         filter: Name of the low-pass, one of ``uvit_lit.filters.FILTERS``.
         s: Skip scale: the gain of the low-pass's passband, at least 0. 1 is no change, 0 removes
             the passband. Without a filter nothing is scaled, so ``s`` is 1.
-        cutoff: Where the passband ends, as a fraction of Nyquist, in (0, sqrt(2)]; ``LowPass``
-            says what it means in each family.
+        cutoff: Edge of the low-pass as a fraction of Nyquist, in (0, sqrt(2)]; ``LowPass`` says
+            what it means in each family.
         b: Backbone scale, at least 0: the largest factor of equation 4. 1 is no change.
         b_channels: Fraction of the channels, in (0, 1], that ``b`` amplifies; the first ones.
             The paper scales all, FreeU the first half.
@@ -113,7 +113,17 @@ class Learned(nn.Module):
         return self.low + (self.high - self.low) * torch.sigmoid(raw)
 
     @torch.no_grad()
+    def over_time(self) -> Tensor:
+        """Values at 65 times from t = 0 to 1, on the CPU.
+
+        Raises:
+            FloatingPointError: If one is not finite, since training diverged.
+        """
+        values = self(torch.linspace(0, 1, 65, device=self.raw.device)).expand(65).cpu()
+        if not values.isfinite().all():
+            raise FloatingPointError("training diverged: what a long skip learns is not finite")
+        return values
+
     def average(self) -> float:
         """Mean value over t, as a number inside the bounds."""
-        t = torch.linspace(0, 1, 65, device=self.raw.device)
-        return min(max(float(self(t).mean()), self.low), self.high)
+        return min(max(float(self.over_time().double().mean()), self.low), self.high)

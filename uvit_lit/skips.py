@@ -189,7 +189,11 @@ class LongSkip(nn.Module):
 
     @property
     def settings(self) -> SkipSettings:
-        """What is in force, as numbers: what is learned as its value, averaged over t."""
+        """What is in force, as numbers: what is learned as its value, averaged over t.
+
+        Raises:
+            FloatingPointError: If a learned number is not finite, since training diverged.
+        """
         values: dict[str, Any] = {
             name: learned.average() for name, learned in self.in_force.learned.items()
         }
@@ -204,7 +208,7 @@ class LongSkip(nn.Module):
         return Modulation(settings, self.grid, self.num_prefix, learned)
 
     def forward(
-        self, backbone: Tensor, skip: Tensor, t: Tensor, active: Tensor | None = None
+        self, backbone: Tensor, skip: Tensor, t: Tensor, strength: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Modulate the backbone and the skip features.
 
@@ -212,7 +216,8 @@ class LongSkip(nn.Module):
             backbone: (batch, prefix + patch tokens, channels).
             skip: The same shape.
             t: (batch,) times in [0, 1].
-            active: (batch, 1, 1) boolean, the images on which the override acts; None means all.
+            strength: (batch, 1, 1) in [0, 1], how much the override acts on each image: 0 is as
+                trained, 1 and None are in full.
 
         Returns:
             Scaled backbone features and filtered skip features, each of the same shape.
@@ -220,12 +225,11 @@ class LongSkip(nn.Module):
         if self.override is None:
             return self.trained(backbone, skip, t)
         inside = self.override(backbone, skip, t)
-        if active is None:
+        if strength is None:
             return inside
-        outside = self.trained(backbone, skip, t)
-        return torch.where(active, inside[0], outside[0]), torch.where(
-            active, inside[1], outside[1]
-        )
+        outside = self.trained(backbone, skip, t)  # gain and alpha are linear in s and b
+        weight = strength.to(skip.dtype)
+        return torch.lerp(outside[0], inside[0], weight), torch.lerp(outside[1], inside[1], weight)
 
 
 def override_skips(

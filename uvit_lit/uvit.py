@@ -217,7 +217,7 @@ class UViT(nn.Module):
                 for _ in range(depth // 2)
             ]
         )
-        self.skip_window: tuple[float, float] | None = None
+        self.skip_window: tuple[float, float, float] | None = None
 
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.apply(self._init_weights)
@@ -250,7 +250,7 @@ class UViT(nn.Module):
         x = self.patch_embed(x)  # B, L, D
         x = torch.cat([*self._prefix(timesteps, y), x], dim=1)  # B, P + L, D
         x = x + self.pos_embed
-        active = self._in_window(timesteps)
+        strength = self._strength(timesteps)
 
         skips = []
         for block in self.in_blocks:
@@ -260,26 +260,30 @@ class UViT(nn.Module):
         x = self._run(self.mid_block, x)
 
         for block, long_skip in zip(self.out_blocks, reversed(self.long_skips), strict=True):
-            backbone, skip = long_skip(x, skips.pop(), timesteps / MAX_TIMESTEP, active)
+            backbone, skip = long_skip(x, skips.pop(), timesteps / MAX_TIMESTEP, strength)
             x = self._run(block, backbone, skip)
 
         x = self.norm(x)
         x = self.decoder_pred(x[:, self.num_prefix :])  # B, L, patch * patch * C
         return self.final_layer(self._unpatchify(x))  # B, C, H, W
 
-    def set_skips(self, window: tuple[float, float] | None = None, **overrides: Any) -> None:
+    def set_skips(
+        self, window: tuple[float, float] | None = None, fade: float = 0.0, **overrides: Any
+    ) -> None:
         """Override what acts on the long skips: ``uvit_lit.skips.override_skips`` on this model.
 
         Args:
             window: First and last timestep (in the unit of ``forward``) at which the override
-                acts; outside the model is as trained. None means always.
+                acts in full; outside the model is as trained. None means always.
+            fade: Timesteps on either side of the window over which the override goes from off to
+                on, as half a cosine; 0 switches.
             **overrides: s, b, filter, cutoff, order, ripple, attenuation, b_channels.
 
         Raises:
             ValueError: If a value is outside its range or a list has the wrong length.
         """
         override_skips(list(self.long_skips), self.pos_embed.device, **overrides)
-        self.skip_window = window
+        self.skip_window = None if window is None else (*window, fade)
 
     def _prefix(self, timesteps: Tensor, y: Tensor | None) -> list[Tensor]:
         """Prefix tokens, each (B, 1, D): class (of a conditional model), time."""
@@ -290,14 +294,15 @@ class UViT(nn.Module):
             y = torch.full_like(timesteps, self.null_class, dtype=torch.long)
         return [self.label_emb(y)[:, None], time]
 
-    def _in_window(self, timesteps: Tensor) -> Tensor | None:
-        """Images on which the override acts, (B, 1, 1), or None for all of them."""
+    def _strength(self, timesteps: Tensor) -> Tensor | None:
+        """How much the override acts on each image, (B, 1, 1) in [0, 1]; None means in full."""
         if self.skip_window is None:
             return None
-        first, last = self.skip_window
+        first, last, fade = self.skip_window
         rounding = 1e-3  # of float32 times up to 1000: both ends belong to the window
-        active = (timesteps >= first - rounding) & (timesteps <= last + rounding)
-        return active[:, None, None]
+        outside = torch.maximum(first - timesteps, timesteps - last) - rounding
+        strength = (outside / max(fade, rounding / 10)).clamp(0, 1)
+        return (0.5 + 0.5 * torch.cos(math.pi * strength))[:, None, None]
 
     def _run(self, block: nn.Module, *features: Tensor) -> Tensor:
         """Run a block, recomputing it in the backward pass if asked to."""
