@@ -186,7 +186,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     from tqdm import tqdm
 
-    from uvit_lit.generation import Generation, file_hash
+    from uvit_lit.generation import Generation, file_hash, set_skips
     from uvit_lit.metrics import estimate
     from uvit_lit.sampler import count_calls
 
@@ -226,7 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
             "design": [args.order, args.ripple, args.attenuation, args.b_channels],
         }
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
-        out = args.out / f"evaluation_{generation.name()}_{digest}"
+        out = args.out / f"evaluation_{generation.model.name}_{digest}"
         out.mkdir(parents=True, exist_ok=True)
 
     calls = count_calls(generation.model.denoiser, args.solver, args.steps)
@@ -235,7 +235,7 @@ def main(arguments: list[str] | None = None) -> None:
     bar.calls = calls
     with checked_input(), bar:
         for cell in cells:
-            generation.set_skips(args, **cell._asdict())
+            set_skips(generation.model, args, **cell._asdict())
             distances = None if reference is None else Distances(reference, metrics)
             state = out / f"{cell.stem()}.state"
             details[cell] = measure(generation, distances, extract, "detail" in metrics, state, bar)

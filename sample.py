@@ -10,12 +10,11 @@ import argparse
 import json
 import math
 from io import BytesIO
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uvit_lit.cli import Parser, add_sampling_options, checked_input, comma_list
-from uvit_lit.files import write, write_png
+from uvit_lit.cli import Parser, add_sampling_options, add_skip_options, checked_input
+from uvit_lit.files import free_stem, write, write_png
 
 if TYPE_CHECKING:  # heavy: imported after the arguments are parsed
     from torch import Tensor
@@ -27,33 +26,12 @@ GRID_IMAGE_SIZE = 64
 def build_parser() -> argparse.ArgumentParser:
     """Options of sample.py."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add, floats = parser.add_argument, comma_list(float)
-    add("--s", type=floats, help="skip scale, at least 0; 1 is no change (default: as trained)")
-    add("--b", type=floats, help="backbone scale, at least 0; 1 is no change (default: as trained)")
-    add("--filter", help="low-pass that s scales: step, butterworth, chebyshev, chebyshev2, "
-        "freeu_box, or none (default: as trained, else step)")  # fmt: skip
-    add("--cutoff", type=floats, help="end of the passband, fraction of Nyquist, up to sqrt(2)")
+    add_skip_options(parser)
     add_sampling_options(parser, n=16)
+    add = parser.add_argument
     add("--images", action="store_true", help="also write every image as a PNG file")
     add("--npz", action="store_true", help="also write all images into one npz file")
     return parser
-
-
-def free_stem(args: argparse.Namespace, name: str) -> Path:
-    """Path without a suffix that no output below --out has yet; makes the directory."""
-    parts = [name]
-    for knob in ("s", "b"):
-        if values := getattr(args, knob):
-            parts.append(knob + "-".join(f"{value:g}" for value in values))
-    stem = "_".join([*parts, f"seed{args.seed}"])
-    args.out.mkdir(parents=True, exist_ok=True)
-    existing = [path.name for path in args.out.iterdir()]
-
-    def is_taken(name: str) -> bool:
-        return any(file.startswith((f"{name}.", f"{name}_image")) for file in existing)
-
-    candidates = (stem if k == 1 else f"{stem}-{k}" for k in count(1))
-    return args.out / next(name for name in candidates if not is_taken(name))
 
 
 def save(args: argparse.Namespace, stem: Path, pixels: "Tensor", parameters: dict) -> Path:
@@ -91,12 +69,12 @@ def main(arguments: list[str] | None = None) -> None:
     """
     args = build_parser().parse_args(arguments)
 
-    from uvit_lit.generation import Generation
+    from uvit_lit.generation import Generation, set_skips, stem_of
 
     with checked_input():
         generation = Generation.from_options(args)
-        generation.set_skips(args, s=args.s, b=args.b, filter=args.filter, cutoff=args.cutoff)
-        stem = free_stem(args, generation.name())
+        set_skips(generation.model, args)
+        stem = free_stem(args.out, stem_of(generation.model, args, f"seed{args.seed}"))
     pixels = generation.run()
     with checked_input():
         print(save(args, stem, pixels, generation.parameters(args)))

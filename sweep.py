@@ -40,7 +40,9 @@ def draw(
     """Images of a cell, (images, 3, H, W) uint8: those at ``path`` if made alike, else new ones."""
     import torch
 
-    generation.set_skips(args, **cell._asdict())
+    from uvit_lit.generation import set_skips
+
+    set_skips(generation.model, args, **cell._asdict())
     parameters = generation.parameters(args)
     parameters["ckpt"] = generation.model.path.name  # the directory's name knows its content
     size = generation.model.image_shape[-1]
@@ -100,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
             args.t_range, args.t_fade, args.order, args.ripple, args.attenuation, args.b_channels,
         ])  # fmt: skip
         digest = hashlib.sha256(key.encode()).hexdigest()[:8]
-        out = args.out / f"sweep_{generation.name()}_{digest}"
+        out = args.out / f"sweep_{generation.model.name}_{digest}"
         out.mkdir(parents=True, exist_ok=True)
 
     calls = count_calls(generation.model.denoiser, args.solver, args.steps)
@@ -115,8 +117,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     with checked_input():
         write(out / "detail.csv", table(values).encode())
+        model = generation.model
         note = (
-            f"{generation.name()}, {generation.model.step} training steps; seeds {args.seed} to "
+            f"{model.name}, {model.step} training steps; seeds {args.seed} to "
             f"{args.seed + args.n - 1}; {args.solver}, {args.steps} steps"
         )
         writer = SummaryWriter(str(out))

@@ -137,7 +137,7 @@ def test_a_command_of_the_docs_is_accepted(command, monkeypatch):
         build(monkeypatch, arguments)
     elif program == "-m":
         importlib.import_module(arguments[0]).build_parser().parse_args(arguments[1:])
-    elif program in ("sweep.py", "evaluate.py"):
+    elif program in ("sweep.py", "evaluate.py", "edit.py"):
         importlib.import_module(program.removesuffix(".py")).build_parser().parse_args(arguments)
     else:
         check_numbers(sample.build_parser().parse_args(arguments))

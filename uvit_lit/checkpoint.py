@@ -45,6 +45,13 @@ class Model:
     data: dict[str, Any]
 
     @property
+    def name(self) -> str:
+        """Name of the run that trained it, or of the file."""
+        path = self.path.resolve()
+        in_a_run = path.parent.name == "checkpoints" and len(path.parents) > 2
+        return path.parents[2].name if in_a_run else path.stem
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width."""
         backbone = self.denoiser.backbone

@@ -44,8 +44,8 @@ def comma_list(convert: Callable) -> Callable[[str], list]:
     return parse
 
 
-def add_sampling_options(parser: argparse.ArgumentParser, n: int) -> None:
-    """Add the options of everything that samples; ``n`` is the default number of images."""
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of everything that runs a trained model with other skips."""
     add = parser.add_argument
     add("--ckpt", default="last", help="checkpoint file; 'last' (default): the newest under runs/")
     add("--order", type=int, help="order of butterworth, chebyshev and chebyshev2, 1 to 12")
@@ -56,6 +56,24 @@ def add_sampling_options(parser: argparse.ArgumentParser, n: int) -> None:
         "1 is noise")  # fmt: skip
     add("--t_fade", type=float, default=0.0, help="width in t of a smooth edge of t_range "
         "(default: 0, a switch)")  # fmt: skip
+    add("--device", default="auto", help="auto (default), cpu, cuda or mps")
+    add("--out", type=Path, default=Path("samples"), help="directory (default: samples/)")
+
+
+def add_skip_options(parser: argparse.ArgumentParser) -> None:
+    """Add s, b, filter and cutoff of one setting, each with a value per long skip if wanted."""
+    add, floats = parser.add_argument, comma_list(float)
+    add("--s", type=floats, help="skip scale, at least 0; 1 is no change (default: as trained)")
+    add("--b", type=floats, help="backbone scale, at least 0; 1 is no change (default: as trained)")
+    add("--filter", help="low-pass that s scales: step, butterworth, chebyshev, chebyshev2, "
+        "freeu_box, or none (default: as trained, else step)")  # fmt: skip
+    add("--cutoff", type=floats, help="edge of the filter, fraction of Nyquist, up to sqrt(2)")
+
+
+def add_sampling_options(parser: argparse.ArgumentParser, n: int) -> None:
+    """Add the options of everything that samples; ``n`` is the default number of images."""
+    add_model_options(parser)
+    add = parser.add_argument
     add("--classes", type=comma_list(str), help="class names or numbers, in turn (default: all)")
     add("--cfg", type=float, default=1.0, help="guidance scale; 1 (default): no guidance")
     add("--n", type=int, default=n, help=f"number of images (default: {n})")
@@ -63,8 +81,6 @@ def add_sampling_options(parser: argparse.ArgumentParser, n: int) -> None:
     add("--solver", default="dpmpp", help="ddpm, ddim, dpmpp (default), sde-dpmpp, unipc or heun")
     add("--steps", type=int, default=25, help="solver steps, 1 to 1000 (default: 25)")
     add("--batch_size", type=int, default=64, help="images computed at once (default: 64)")
-    add("--device", default="auto", help="auto (default), cpu, cuda or mps")
-    add("--out", type=Path, default=Path("samples"), help="directory (default: samples/)")
 
 
 def add_cell_options(parser: argparse.ArgumentParser, s: list[float], b: list[float]) -> None:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -64,3 +65,15 @@ def read_png(path: Path) -> tuple["np.ndarray", dict[str, Any]] | None:
             return np.asarray(image), json.loads(image.info["parameters"])
     except (OSError, KeyError, ValueError, SyntaxError):
         return None
+
+
+def free_stem(directory: Path, stem: str) -> Path:
+    """Path without a suffix that no output in the directory has yet; makes the directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    existing = [path.name for path in directory.iterdir()]
+
+    def is_taken(name: str) -> bool:
+        return any(file.startswith((f"{name}.", f"{name}_image")) for file in existing)
+
+    candidates = (stem if k == 1 else f"{stem}-{k}" for k in count(1))
+    return directory / next(name for name in candidates if not is_taken(name))

@@ -81,7 +81,7 @@ def _decode(root: Path, files: list[Path], size: int, path: Path) -> None:
     pixels, errors = [], []
     for file in tqdm(files, desc=f"decoding {root}", unit="img"):
         try:
-            pixels.append(_decode_one(file, size))
+            pixels.append(decode(file, size))
             errors.append("")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             errors.append(f"not a readable image ({type(error).__name__})")
@@ -90,8 +90,8 @@ def _decode(root: Path, files: list[Path], size: int, path: Path) -> None:
         np.savez(output, pixels=stacked, errors=np.array(errors))
 
 
-def _decode_one(path: Path, size: int) -> np.ndarray:
-    """Read one image as (3, size, size) uint8."""
+def decode(path: Path, size: int) -> np.ndarray:
+    """Read one image as (3, size, size) uint8: the shorter side resized, the centre cut out."""
     with Image.open(path) as opened:
         image = opened.convert("RGB")
     if image.size != (size, size):

@@ -55,8 +55,37 @@ def check_numbers(args: argparse.Namespace) -> None:
         raise ValueError(f"seed is {args.seed}; accepted: below 2^63, for every image")
     if not (math.isfinite(args.cfg) and args.cfg >= 0):
         raise ValueError(f"cfg is {args.cfg}; accepted: a number of at least 0")
+
+
+def set_skips(model: Model, args: argparse.Namespace, **settings: Any) -> None:
+    """Override what acts on the long skips by the options, and by ``settings`` before them."""
+    names = ("s", "b", "filter", "cutoff", "order", "ripple", "attenuation", "b_channels")
+    chosen = {name: getattr(args, name) for name in names} | settings
     if args.t_range and len(args.t_range) != 2:
         raise ValueError(f"t_range has {len(args.t_range)} values; accepted: two, first and last")
+    t_range = tuple(args.t_range) if args.t_range else None
+    model.denoiser.set_skips(t_range=t_range, t_fade=args.t_fade, **chosen)
+
+
+def stem_of(model: Model, args: argparse.Namespace, *more: str) -> str:
+    """Name of what comes out: the run or file of the model, the s and b given, and ``more``."""
+    parts = [model.name]
+    for knob in ("s", "b"):
+        if values := getattr(args, knob):
+            parts.append(knob + "-".join(f"{value:g}" for value in values))
+    return "_".join([*parts, *more])
+
+
+def describe(model: Model, args: argparse.Namespace) -> dict[str, Any]:
+    """The model and the settings of its skips in force, as plain data."""
+    long_skips = model.denoiser.backbone.long_skips
+    return {
+        "ckpt": str(model.path),
+        "training_steps": model.step,
+        "long_skips": [vars(long_skip.settings) for long_skip in long_skips],
+        "t_range": args.t_range,
+        "t_fade": args.t_fade,
+    }
 
 
 class Cell(NamedTuple):
@@ -116,13 +145,6 @@ class Generation:
         labels = choose_labels(model, args.classes, args.n)
         return cls(model, seeds, labels, args.cfg, args.solver, args.steps, args.batch_size, device)
 
-    def set_skips(self, args: argparse.Namespace, **settings: Any) -> None:
-        """Override what acts on the long skips: ``settings`` and the options of the design."""
-        names = ("order", "ripple", "attenuation", "b_channels")
-        design = {name: getattr(args, name) for name in names}
-        t_range = tuple(args.t_range) if args.t_range else None
-        self.model.denoiser.set_skips(t_range=t_range, t_fade=args.t_fade, **settings, **design)
-
     def cells(self, args: argparse.Namespace) -> list[Cell]:
         """Cells of a grid of settings, every one of them tried.
 
@@ -131,7 +153,7 @@ class Generation:
         """
         cells = [Cell(*c) for c in product(args.filter, args.cutoff, args.s, args.b)]
         for cell in cells:
-            self.set_skips(args, **cell._asdict())
+            set_skips(self.model, args, **cell._asdict())
         return cells
 
     def run(self, progress: bool | tqdm = True) -> Tensor:
@@ -153,21 +175,10 @@ class Generation:
             fail(f"out of memory: choose a smaller --batch_size than {self.batch_size}", 1)
         return to_uint8(images)
 
-    def name(self) -> str:
-        """Name of the run that trained the model, or of the file."""
-        path = self.model.path.resolve()
-        in_a_run = path.parent.name == "checkpoints" and len(path.parents) > 2
-        return path.parents[2].name if in_a_run else path.stem
-
     def parameters(self, args: argparse.Namespace) -> dict[str, Any]:
         """What an image of this generation carries, with the settings of the skips in force."""
-        long_skips = self.model.denoiser.backbone.long_skips
         return {
-            "ckpt": str(self.model.path),
-            "training_steps": self.model.step,
-            "long_skips": [vars(long_skip.settings) for long_skip in long_skips],
-            "t_range": args.t_range,
-            "t_fade": args.t_fade,
+            **describe(self.model, args),
             "seeds": self.seeds,
             "labels": self.labels,
             "class_names": self.model.class_names,

@@ -2,13 +2,14 @@
 
 import importlib
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from uvit_lit.denoiser import PREDICTIONS
+from uvit_lit.denoiser import PREDICTIONS, Denoiser
 from uvit_lit.schedule import STEPS, Schedule
 
 SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -135,12 +136,102 @@ def sample(
             noise = {"generator": generators} if solver in STOCHASTIC else {}
             x = x * scheduler.init_noise_sigma
             for n in scheduler.timesteps:
-                t = torch.full((len(x),), (float(n) + 1) / STEPS, device=device)
-                output = model(scheduler.scale_model_input(x, n), t, y)
-                x = scheduler.step(output.float(), n, x, **noise).prev_sample
+                output = _predict(model, scheduler.scale_model_input(x, n), n, y)
+                x = scheduler.step(output, n, x, **noise).prev_sample
                 bar.update(len(x))
             images.append(x.cpu())
     return torch.cat(images)
+
+
+@torch.inference_mode()
+def invert(
+    model: Denoiser, x0: Tensor, y: Tensor | None, steps: int, t_min: float, bar: tqdm
+) -> list[Tensor]:
+    """Follow the deterministic DDIM solver from images to the noise that makes them.
+
+    The inverse scheduler of diffusers divides by the noise of a clean image, which is 0; here the
+    way begins at ``t_min``, where the image is taken for a noisy one.
+
+    Args:
+        model: In evaluation mode, on the device of ``x0``.
+        x0: (batch, channels, height, width) images in [-1, 1].
+        y: (batch,) labels or None.
+        steps: Steps, at least 1.
+        t_min: Where the way begins, in (0, 1). Below the noise that the model can see, it finds
+            noise where there is none, and the end is far from normal.
+        bar: Progress bar, moved by one per step.
+
+    Returns:
+        steps + 1 noisy images, at times evenly spaced from ``t_min`` to 1.
+
+    References:
+        Song et al., "Denoising Diffusion Implicit Models", ICLR 2021, section 4.3.
+    """
+    times = torch.linspace(t_min, 1, steps + 1, dtype=torch.float64)
+    path = [model.schedule.alpha_sigma(times[0])[0].float().item() * x0]
+    for now, then in pairwise(times):
+        path.append(_ddim_step(model, path[-1], y, now, then))
+        bar.update()
+    return path
+
+
+@torch.inference_mode()
+def regenerate(
+    model: Denoiser,
+    path: list[Tensor],
+    y: Tensor | None,
+    t_min: float,
+    bar: tqdm,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Go back to images from the noise at the end of a path of ``invert``.
+
+    Args:
+        model: As for ``invert``, perhaps with other settings of its long skips.
+        path: From ``invert``, with the same ``t_min``.
+        y: (batch,) labels or None.
+        t_min: Where the way ends.
+        bar: Progress bar, moved by one per step.
+        mask: Broadcasts with the images: 1 where they may change. Where it is 0 they keep to the
+            path, so that they end as they were.
+
+    Returns:
+        (batch, channels, height, width), around [-1, 1].
+    """
+    times = torch.linspace(t_min, 1, len(path), dtype=torch.float64)
+    x = path[-1]
+    for now, then, original in zip(times.flip(0), times.flip(0)[1:], path[-2::-1], strict=False):
+        x = _ddim_step(model, x, y, now, then)
+        if mask is not None:
+            x = torch.lerp(original, x, mask)
+        bar.update()
+    return x / model.schedule.alpha_sigma(times[0])[0].item()
+
+
+def _ddim_step(model: Denoiser, x: Tensor, y: Tensor | None, now: Tensor, then: Tensor) -> Tensor:
+    """One deterministic step in either direction (equation 12 of DDIM with sigma = 0).
+
+    The network is asked at the noisier of the two times, so that a step and its inverse agree.
+    """
+    noisier = torch.maximum(now, then)
+    output = model(x, noisier.float().expand(len(x)).to(x.device), y).float()
+    alpha, sigma = (float(v) for v in model.schedule.alpha_sigma(noisier))
+    if model.prediction == "x0":
+        eps = (x - alpha * output) / sigma
+    elif model.prediction == "v":
+        eps = alpha * output + sigma * x
+    else:
+        eps = output
+    (alpha, sigma), (new_alpha, new_sigma) = (
+        (float(v) for v in model.schedule.alpha_sigma(t)) for t in (now, then)
+    )
+    return new_alpha * (x - sigma * eps) / alpha + new_sigma * eps
+
+
+def _predict(model: Model, x: Tensor, n: Any, y: Tensor | None) -> Tensor:
+    """Output of the model at index n of a diffusers table."""
+    t = torch.full((len(x),), (float(n) + 1) / STEPS, device=x.device)
+    return model(x, t, y).float()
 
 
 def to_uint8(images: Tensor) -> Tensor:
