@@ -1,8 +1,8 @@
 """What a filter costs in a training step: every filter against none, in one run.
 
-The step is forward, backward and AdamW on random images. Filters and ``none`` alternate (none, A,
-none, B, ...), so that a change of the machine's speed hits both; the ratio is the median over the
-rounds of filter / none in the same round, with the quartiles beside it.
+The step is forward, backward and AdamW on random images. A filter's step stands between two of
+``none``, so that a change of the machine's speed hits both; the ratio is the median over the rounds
+of its time over their mean, with the quartiles beside it.
 
     python benchmarks/filters.py                   # the tiny model
     python benchmarks/filters.py --model small     # U-ViT-S/2
@@ -61,16 +61,20 @@ def main():
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=MODELS, default="tiny")
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--cases", default=list(CASES), type=lambda text: text.split(","),
+                        help=f"any of {', '.join(CASES)} (default: all)")  # fmt: skip
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sizes = MODELS[args.model]
     none = make_step(sizes, args.batch, device)
-    steps = {n: make_step({**sizes, **case}, args.batch, device) for n, case in CASES.items()}
+    if unknown := set(args.cases) - CASES.keys():
+        parser.error(f"no case {', '.join(unknown)}; accepted: {', '.join(CASES)}")
+    steps = {n: make_step({**sizes, **CASES[n]}, args.batch, device) for n in args.cases}
     for step in (none, *steps.values()):
         step()
-    ratios = {name: [] for name in CASES}
+    ratios = {name: [] for name in args.cases}
     seconds = []
     for _ in tqdm(range(args.rounds), unit="round"):
         for name, step in steps.items():
