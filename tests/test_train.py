@@ -57,12 +57,13 @@ def load(path):
     [
         {},
         {"filter": "step", "model.b": 1.2},
+        {"filter": "freeu_box"},
         {"filter": "butterworth", "model.learn_b": "true", "model.t_coefficients": 2},
         {"filter": "chebyshev", "model.train": "filters"},
         {"filter": "chebyshev2", "model.train": "filters_then_all", "model.filters_steps": 5},
         {"trainer.accumulate_grad_batches": 2},
     ],
-    ids=["none", "step", "learned", "filters", "filters then all", "accumulation"],
+    ids=["none", "step", "box", "learned", "filters", "filters then all", "accumulation"],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one(folder, options):
     whole = load(run(folder, 9, "whole", **options))
@@ -356,11 +357,13 @@ def test_a_killed_save_leaves_a_loadable_checkpoint(tmp_path):
     path, interrupted = tmp_path / "last.ckpt", 0
     for attempt in range(12):
         process = subprocess.Popen([sys.executable, "-c", KILLED_WHILE_SAVING, path], cwd=ROOT)
-        while not path.exists():
-            time.sleep(0.05)
-        time.sleep(0.3 + 0.0137 * attempt)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        try:
+            while not path.exists():
+                time.sleep(0.05)
+            time.sleep(0.3 + 0.0137 * attempt)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
         interrupted += path.with_name("last.ckpt.partial").exists()
         content = load(path)
         assert content["x"].shape == (3_000_000,)
@@ -369,9 +372,10 @@ def test_a_killed_save_leaves_a_loadable_checkpoint(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_resume(folder):
+@pytest.mark.parametrize("filter", PROTOTYPES)
+def test_two_processes_train_and_resume(folder, filter):
     """DDP on two CPU processes: runs, logs once, resumes to the bit, learns a filter."""
-    options = {"trainer.devices": 2, "trainer.strategy": "ddp", "filter": "butterworth"}
+    options = {"trainer.devices": 2, "trainer.strategy": "ddp", "filter": filter}
 
     def launch(name, steps, **more):
         more = {"trainer.logger.init_args.name": name, **options, **more}
@@ -388,7 +392,7 @@ def test_two_processes_train_and_resume(folder):
     launch("parts", 3)
     parts = load(launch("parts", 6, ckpt_path="last"))
     assert differences(whole, parts) == []
-    single = load(run(folder, 6, "single", filter="butterworth"))
+    single = load(run(folder, 6, "single", filter=filter))
     assert differences(whole["state_dict"], single["state_dict"]) != []
 
 
