@@ -9,7 +9,7 @@ import torch
 from conftest import error_line
 
 import evaluate
-from uvit_lit.distances import Distances, Reference
+from uvit_lit.distances import BLOCK, Distances, Reference
 from uvit_lit.features import Features, load_features
 from uvit_lit.generation import Generation
 
@@ -59,10 +59,10 @@ def test_kid_is_zero_for_equal_distributions_and_grows_with_the_damage():
 def test_kid_is_that_of_torchmetrics():
     from torchmetrics.image.kid import KernelInceptionDistance
 
-    real, generated = vectors(500), vectors(500, 0.2, 1)
+    real, generated = vectors(100), vectors(100, 0.2, 1)
     network = torch.nn.Identity()
     network.num_features = 6
-    theirs = KernelInceptionDistance(feature=network, subsets=1, subset_size=500)
+    theirs = KernelInceptionDistance(feature=network, subsets=1, subset_size=100)
     theirs.update(real, real=True)
     theirs.update(generated, real=False)
     ours = distances(real, generated, ["kid"])["kid"].mean
@@ -85,7 +85,7 @@ def test_a_stream_that_is_interrupted_goes_on():
     other.load_state_dict(stream.state_dict())
     other.update(generated[601:])
     for name, value in other.compute().items():
-        assert value == pytest.approx(whole[name], rel=1e-9), name
+        assert value == pytest.approx(whole[name], rel=1e-9, nan_ok=True), name
 
 
 def test_memory_does_not_grow_with_the_samples():
@@ -93,7 +93,7 @@ def test_memory_does_not_grow_with_the_samples():
     for seed in range(20):
         stream.update(vectors(450, seed=seed))
         held = len(stream.pending) + len(stream.kept)
-        assert held < 500
+        assert held < BLOCK
     assert stream.count == 9000
 
 

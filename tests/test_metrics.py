@@ -124,4 +124,4 @@ def test_the_interval_holds_the_mean_as_often_as_it_says():
     samples = torch.randn(4000, 8, generator=generator, dtype=torch.float64) + 3
     held = sum(low <= 3 <= high for _, low, high in map(metrics.estimate, samples))
     assert held / 4000 == pytest.approx(0.95, abs=0.015)
-    assert metrics.estimate(torch.tensor([2.0])) == (2.0, 2.0, 2.0)
+    assert str(metrics.estimate(torch.tensor([2.0]))[:]) == "(2.0, nan, nan)"

@@ -24,7 +24,7 @@ from uvit_lit.metrics import Estimate, estimate
 KEPT = 10_000
 """Feature vectors that are kept, of the reference and of the generated images."""
 
-BLOCK = 500
+BLOCK = 100
 """Images in a block of KID: the estimate is unbiased at any size, the blocks give its interval."""
 
 

@@ -156,8 +156,8 @@ class Estimate(NamedTuple):
 
     Attributes:
         mean: Mean.
-        low: Lower end; equal to the mean for a single image.
-        high: Upper end.
+        low: Lower end; nan for a single image, which has no interval.
+        high: Upper end; likewise.
     """
 
     mean: float
@@ -173,7 +173,7 @@ def estimate(values: Tensor) -> Estimate:
     """
     count, mean = len(values), float(values.double().mean())
     if count < 2:
-        return Estimate(mean, mean, mean)
+        return Estimate(mean, math.nan, math.nan)
     error = float(values.double().std()) / math.sqrt(count)
     half = float(stats.t.ppf(0.975, count - 1)) * error
     return Estimate(mean, mean - half, mean + half)
