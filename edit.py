@@ -1,7 +1,7 @@
 """Change the level of detail of a real image.
 
-The image is followed back to the noise that makes it (DDIM inversion), reconstructed from there as
-trained, and generated again at another s and b. With --mask, a picture that is white where the
+The image is followed back to the noise that makes it (DDIM inversion), reconstructed from there at
+s = 1, b = 1, and generated again at another s and b. With --mask, a picture that is white where the
 image may change, the rest stays as it is; the mask is read on the grid of the tokens. The PNG shows
 image, reconstruction, (mask) and result side by side; the errors are printed.
 """

@@ -108,6 +108,7 @@ def measure(
     with_detail: bool,
     state: Path,
     bar: "tqdm",
+    calls: int,
 ) -> "dict[str, Tensor]":
     """Stream the images of a cell through the metrics; goes on from ``state``, and writes it."""
     import torch
@@ -121,7 +122,7 @@ def measure(
         first, batches = stored["images"], [stored["detail"]]
         if distances is not None:
             distances.load_state_dict(stored["distances"])
-        bar.update(first * bar.calls)  # type: ignore[attr-defined]
+        bar.update(first * calls)
     size = generation.batch_size
     for number, start in enumerate(range(first, len(generation.seeds), size), start=1):
         chosen = slice(start, start + size)
@@ -221,6 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
             "t_range": args.t_range,
             "t_fade": args.t_fade,
             "features": args.features if extract is not None else None,
+            "inception_weights": str(args.inception_weights),
             "reference": str(args.stats) if args.stats else [args.data, args.data_root, args.split],
             "metrics": sorted(metrics),
             "design": [args.order, args.ripple, args.attenuation, args.b_channels],
@@ -232,13 +234,14 @@ def main(arguments: list[str] | None = None) -> None:
     calls = count_calls(generation.model.denoiser, args.solver, args.steps)
     details, results = {}, []
     bar = tqdm(total=len(cells) * args.n * calls, unit="img step", desc="evaluate")
-    bar.calls = calls
     with checked_input(), bar:
         for cell in cells:
             set_skips(generation.model, args, **cell._asdict())
             distances = None if reference is None else Distances(reference, metrics)
             state = out / f"{cell.stem()}.state"
-            details[cell] = measure(generation, distances, extract, "detail" in metrics, state, bar)
+            details[cell] = measure(
+                generation, distances, extract, "detail" in metrics, state, bar, calls
+            )
             values: dict[str, Any] = {}
             for name, value in (distances.compute() if distances else {}).items():
                 value = value._asdict() if isinstance(value, tuple) else value

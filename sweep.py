@@ -35,7 +35,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def draw(
-    cell: "Cell", path: Path, generation: "Generation", args: argparse.Namespace, bar: "tqdm"
+    cell: "Cell",
+    path: Path,
+    generation: "Generation",
+    args: argparse.Namespace,
+    bar: "tqdm",
+    calls: int,
 ) -> "Tensor":
     """Images of a cell, (images, 3, H, W) uint8: those at ``path`` if made alike, else new ones."""
     import torch
@@ -48,7 +53,7 @@ def draw(
     size = generation.model.image_shape[-1]
     stored = read_png(path)
     if stored is not None and stored[1] == parameters:
-        bar.update(bar.total // args.cells)
+        bar.update(len(generation.seeds) * calls)
         row = torch.from_numpy(stored[0].copy())
         return row.unflatten(1, (-1, size)).permute(1, 3, 0, 2)
     images = generation.run(progress=bar)
@@ -95,7 +100,6 @@ def main(arguments: list[str] | None = None) -> None:
     with checked_input():
         generation = Generation.from_options(args)
         cells = generation.cells(args)
-        args.cells = len(cells)
         content = file_hash(generation.model.path)
         key = json.dumps([
             content, args.seed, args.n, generation.labels, args.cfg, args.solver, args.steps,
@@ -112,7 +116,8 @@ def main(arguments: list[str] | None = None) -> None:
         tqdm(total=len(cells) * args.n * calls, unit="img step", desc="sweep") as bar,
     ):
         for cell in cells:
-            images[cell] = draw(cell, out / "cells" / f"{cell.stem()}.png", generation, args, bar)
+            path = out / "cells" / f"{cell.stem()}.png"
+            images[cell] = draw(cell, path, generation, args, bar, calls)
             values[cell] = detail(images[cell])
 
     with checked_input():

@@ -14,6 +14,7 @@ from conftest import ROOT, error_line
 from PIL import Image
 
 from sample import main
+from uvit_lit import generate, load_model
 
 
 @pytest.fixture
@@ -218,3 +219,12 @@ def test_a_full_disk_leaves_no_half_file(trained, tmp_path, capsys):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert status == 1
     assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"n": 0}, "n is 0"), ({"steps": 0}, "steps is 0"), ({"classes": ["dog"]}, "no class 'dog'")],
+)
+def test_generate_refuses_what_the_command_refuses(trained, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        generate(load_model(trained), progress=False, **wrong)

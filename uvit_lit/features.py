@@ -50,8 +50,8 @@ def load_features(
         name: ``inception`` (the network of FID, as ``torchmetrics`` has it; its weights are
             downloaded at first use unless a file is given), ``efficientnet-lite0`` (ImageNet
             features whose weights come with a package), or ``module:attribute``: anything
-            importable that maps (images, 3, H, W) uint8 to (images, features), or a class or
-            function without arguments that makes such a module.
+            importable that maps (images, 3, H, W) uint8 to (images, features), or a class of
+            such modules that takes no arguments.
         device: Where to compute.
         inception_weights: Local file of the Inception weights that ``torch-fidelity`` uses.
 

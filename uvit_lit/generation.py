@@ -1,4 +1,4 @@
-"""A trained model and how it is sampled: what sample.py and sweep.py share."""
+"""A trained model and how it is sampled: what the commands that sample share."""
 
 import argparse
 import hashlib
@@ -126,6 +126,15 @@ class Generation:
     batch_size: int
     device: torch.device
 
+    def __post_init__(self) -> None:
+        """Refuse what the model cannot do, and what has no meaning."""
+        if not self.seeds:
+            raise ValueError("n is 0; accepted: at least 1")
+        if self.cfg != 1 and not self.model.can_guide:
+            raise ValueError(
+                f"cfg is {self.cfg:g}, but this model was trained without class dropout"
+            )
+
     @classmethod
     def from_options(cls, args: argparse.Namespace) -> "Generation":
         """Load the model that the options of ``uvit_lit.cli.add_sampling_options`` name.
@@ -137,10 +146,6 @@ class Generation:
         check_solver(args.solver, args.steps)
         device = choose_device(args.device)
         model = load_model(args.ckpt, device)
-        if args.cfg != 1 and not model.can_guide:
-            raise ValueError(
-                f"cfg is {args.cfg:g}, but this model was trained without class dropout"
-            )
         seeds = list(range(args.seed, args.seed + args.n))
         labels = choose_labels(model, args.classes, args.n)
         return cls(model, seeds, labels, args.cfg, args.solver, args.steps, args.batch_size, device)
