@@ -77,7 +77,8 @@ def main(arguments: list[str] | None = None) -> None:
     from tqdm import tqdm
 
     from uvit_lit.checkpoint import load_model
-    from uvit_lit.generation import choose_device, choose_labels, describe, set_skips, stem_of
+    from uvit_lit.devices import choose_device
+    from uvit_lit.generation import choose_labels, describe, set_skips, stem_of
     from uvit_lit.sampler import check_solver, invert, regenerate, to_uint8
 
     with checked_input():

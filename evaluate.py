@@ -12,6 +12,7 @@ detail metrics. An interrupted evaluation goes on where it was.
 import argparse
 import hashlib
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # heavy: imported after the arguments are parsed
     from uvit_lit.distances import Distances, Reference
     from uvit_lit.features import Features
     from uvit_lit.generation import Generation
+    from uvit_lit.metrics import Estimate
 
 METRICS = ("fid", "kid", "precision_recall", "detail")
 SAVE_EVERY = 8  # batches
@@ -90,14 +92,13 @@ def load_reference(
     pixels = reference_images(args, generation)
     key = hashlib.sha256(pixels.numpy().tobytes())
     key.update(f"{extract.name} {extract.num_features} {tuple(pixels.shape)}".encode())
-    path = (
-        Path("data/cache")
-        / f"reference_{extract.name.replace(':', '.')}_{key.hexdigest()[:24]}.npz"
-    )
-    if path.exists():
+    file = f"reference_{extract.name.replace(':', '.')}_{key.hexdigest()[:24]}.npz"
+    path = Path("data/cache") / file
+    if extract.devices.decide(path.exists()):
         return Reference.read(path)
     reference = Reference.build(extract, pixels, args.batch_size)
-    reference.write(path)
+    if extract.devices.is_main:
+        reference.write(path)
     return reference
 
 
@@ -108,37 +109,41 @@ def measure(
     with_detail: bool,
     state: Path,
     bar: "tqdm",
-    calls: int,
 ) -> "dict[str, Tensor]":
-    """Stream the images of a cell through the metrics; goes on from ``state``, and writes it."""
+    """Stream the images of a cell through the metrics; goes on from ``state``, and writes it.
+
+    Every device computes images and features; the main process alone measures.
+    """
     import torch
 
     from uvit_lit.metrics import detail
 
+    devices, total = generation.devices, len(generation.seeds)
     batches: list[dict[str, Tensor]] = []
     first = 0
-    if state.exists():
+    if devices.is_main and state.exists():
         stored = torch.load(state, weights_only=True)
         first, batches = stored["images"], [stored["detail"]]
         if distances is not None:
             distances.load_state_dict(stored["distances"])
-        bar.update(first * calls)
-    size = generation.batch_size
-    for number, start in enumerate(range(first, len(generation.seeds), size), start=1):
+    first = devices.decide(first)
+    bar.update(devices.share(first) * generation.calls)
+    size = generation.batch_size * devices.count
+    for number, start in enumerate(range(first, total, size), start=1):
         chosen = slice(start, start + size)
         labels = None if generation.labels is None else generation.labels[chosen]
         images = replace(generation, seeds=generation.seeds[chosen], labels=labels).run(bar)
-        if distances is not None and extract is not None:
-            distances.update(extract(images))
+        features = None if extract is None else extract(images)
+        if not devices.is_main:
+            continue
+        if distances is not None:
+            distances.update(features)
         if with_detail:
             batches.append(detail(images))
-        done = min(start + size, len(generation.seeds))
-        if number % SAVE_EVERY == 0 or done == len(generation.seeds):
-            batches = (
-                [{name: torch.cat([b[name] for b in batches]) for name in batches[0]}]
-                if batches
-                else []
-            )
+        done = min(start + size, total)
+        if number % SAVE_EVERY == 0 or done == total:
+            if batches:
+                batches = [{name: torch.cat([b[name] for b in batches]) for name in batches[0]}]
             content = {
                 "images": done,
                 "detail": batches[0] if batches else {},
@@ -171,10 +176,18 @@ def markdown(results: list[dict[str, Any]]) -> str:
 
 
 def cell_text(value: Any) -> str:
-    """A number, an estimate with its interval, or nothing."""
-    if isinstance(value, dict):
+    """A number, an estimate with its interval where it has one, or nothing."""
+    if isinstance(value, dict) and value["low"] is not None:
         return f"{value['mean']:.4g} [{value['low']:.4g}, {value['high']:.4g}]"
-    return "" if value is None else f"{value:.4g}"
+    number = value["mean"] if isinstance(value, dict) else value
+    return "" if number is None else f"{number:.4g}"
+
+
+def plain(value: "float | Estimate") -> Any:
+    """A number or an estimate for JSON, which has no nan: None."""
+    if isinstance(value, tuple):
+        return {name: plain(number) for name, number in value._asdict().items()}
+    return value if math.isfinite(value) else None
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -185,11 +198,8 @@ def main(arguments: list[str] | None = None) -> None:
     """
     args = build_parser().parse_args(arguments)
 
-    from tqdm import tqdm
-
     from uvit_lit.generation import Generation, file_hash, set_skips
     from uvit_lit.metrics import estimate
-    from uvit_lit.sampler import count_calls
 
     with checked_input():
         metrics = set(args.metrics)
@@ -199,19 +209,19 @@ def main(arguments: list[str] | None = None) -> None:
             )
         generation = Generation.from_options(args)
         cells = generation.cells(args)
+        generation.launch()
         extract = reference = None
         if metrics - {"detail"}:
             from uvit_lit.distances import Distances
             from uvit_lit.features import load_features
 
-            extract = load_features(args.features, generation.device, args.inception_weights)
+            extract = load_features(args.features, generation.devices, args.inception_weights)
             reference = load_reference(args, extract, generation)
             Distances(reference, metrics)
-            if args.save_stats is not None:
+            if args.save_stats is not None and generation.devices.is_main:
                 reference.write(args.save_stats)
-        content = file_hash(generation.model.path)
         identity = {
-            "checkpoint_sha256": content,
+            "checkpoint_sha256": file_hash(generation.model.path),
             "training_steps": generation.model.step,
             "images": args.n,
             "first_seed": args.seed,
@@ -222,42 +232,44 @@ def main(arguments: list[str] | None = None) -> None:
             "t_range": args.t_range,
             "t_fade": args.t_fade,
             "features": args.features if extract is not None else None,
-            "inception_weights": str(args.inception_weights),
-            "reference": str(args.stats) if args.stats else [args.data, args.data_root, args.split],
+            "inception_weights": args.inception_weights and file_hash(args.inception_weights),
+            "reference": (
+                f"{args.stats} {file_hash(args.stats)}" if args.stats
+                else [args.data, args.data_root, args.split]
+            ),
             "metrics": sorted(metrics),
             "design": [args.order, args.ripple, args.attenuation, args.b_channels],
-        }
+        }  # fmt: skip
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
         out = args.out / f"evaluation_{generation.model.name}_{digest}"
         out.mkdir(parents=True, exist_ok=True)
 
-    calls = count_calls(generation.model.denoiser, args.solver, args.steps)
     details, results = {}, []
-    bar = tqdm(total=len(cells) * args.n * calls, unit="img step", desc="evaluate")
-    with checked_input(), bar:
+    with checked_input(), generation.bar(len(cells), desc="evaluate") as bar:
         for cell in cells:
             set_skips(generation.model, args, **cell._asdict())
             distances = None if reference is None else Distances(reference, metrics)
             state = out / f"{cell.stem()}.state"
-            details[cell] = measure(
-                generation, distances, extract, "detail" in metrics, state, bar, calls
-            )
+            details[cell] = measure(generation, distances, extract, "detail" in metrics, state, bar)
+            if not generation.devices.is_main:
+                continue
             values: dict[str, Any] = {}
             for name, value in (distances.compute() if distances else {}).items():
-                value = value._asdict() if isinstance(value, tuple) else value
-                values[name_of(name, args.features)] = value
+                values[name_of(name, args.features)] = plain(value)
             for name, numbers in details[cell].items():
-                values[name] = estimate(numbers)._asdict()
+                values[name] = plain(estimate(numbers))
             results.append({"cell": cell._asdict(), "values": values})
+    if not generation.devices.is_main:
+        return
     for cell, result in zip(cells, results, strict=True):
         neutral = details.get(cell._replace(s=1.0, b=1.0))
         if neutral is not None and (cell.s, cell.b) != (1.0, 1.0):
             for name, numbers in details[cell].items():
-                difference = estimate(numbers - neutral[name])._asdict()
+                difference = plain(estimate(numbers - neutral[name]))
                 result["values"][f"{name}, difference"] = difference
     with checked_input():
         report = {**identity, "results": results}
-        write(out / "results.json", json.dumps(report, indent=2).encode())
+        write(out / "results.json", json.dumps(report, indent=2, allow_nan=False).encode())
         text = markdown(results)
         write(out / "results.md", text.encode())
     print(text)

@@ -75,9 +75,12 @@ def main(arguments: list[str] | None = None) -> None:
         generation = Generation.from_options(args)
         set_skips(generation.model, args)
         stem = free_stem(args.out, stem_of(generation.model, args, f"seed{args.seed}"))
-    pixels = generation.run()
-    with checked_input():
-        print(save(args, stem, pixels, generation.parameters(args)))
+    generation.launch()
+    with generation.bar(1) as bar:
+        pixels = generation.run(bar)
+    if generation.devices.is_main:
+        with checked_input():
+            print(save(args, stem, pixels, generation.parameters(args)))
 
 
 if __name__ == "__main__":

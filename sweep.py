@@ -40,7 +40,6 @@ def draw(
     generation: "Generation",
     args: argparse.Namespace,
     bar: "tqdm",
-    calls: int,
 ) -> "Tensor":
     """Images of a cell, (images, 3, H, W) uint8: those at ``path`` if made alike, else new ones."""
     import torch
@@ -51,14 +50,15 @@ def draw(
     parameters = generation.parameters(args)
     parameters["ckpt"] = generation.model.path.name  # the directory's name knows its content
     size = generation.model.image_shape[-1]
-    stored = read_png(path)
+    stored = generation.devices.decide(read_png(path))
     if stored is not None and stored[1] == parameters:
-        bar.update(len(generation.seeds) * calls)
+        bar.update(generation.devices.share(len(generation.seeds)) * generation.calls)
         row = torch.from_numpy(stored[0].copy())
         return row.unflatten(1, (-1, size)).permute(1, 3, 0, 2)
-    images = generation.run(progress=bar)
+    images = generation.run(bar)
     row = images.permute(2, 0, 3, 1).flatten(1, 2)  # side by side
-    write_png(path, row.numpy(), parameters)
+    if generation.devices.is_main:
+        write_png(path, row.numpy(), parameters)
     return images
 
 
@@ -90,12 +90,10 @@ def main(arguments: list[str] | None = None) -> None:
     args = build_parser().parse_args(arguments)
 
     from torch.utils.tensorboard import SummaryWriter
-    from tqdm import tqdm
 
     from uvit_lit.figures import plot_cell_spectra, plot_cells
     from uvit_lit.generation import Cell, Generation, file_hash
     from uvit_lit.metrics import detail
-    from uvit_lit.sampler import count_calls
 
     with checked_input():
         generation = Generation.from_options(args)
@@ -109,17 +107,15 @@ def main(arguments: list[str] | None = None) -> None:
         out = args.out / f"sweep_{generation.model.name}_{digest}"
         out.mkdir(parents=True, exist_ok=True)
 
-    calls = count_calls(generation.model.denoiser, args.solver, args.steps)
-    images, values = {}, {}
-    with (
-        checked_input(),
-        tqdm(total=len(cells) * args.n * calls, unit="img step", desc="sweep") as bar,
-    ):
-        for cell in cells:
-            path = out / "cells" / f"{cell.stem()}.png"
-            images[cell] = draw(cell, path, generation, args, bar, calls)
-            values[cell] = detail(images[cell])
-
+    generation.launch()
+    with checked_input(), generation.bar(len(cells), desc="sweep") as bar:
+        images = {
+            cell: draw(cell, out / "cells" / f"{cell.stem()}.png", generation, args, bar)
+            for cell in cells
+        }
+    if not generation.devices.is_main:
+        return
+    values = {cell: detail(pixels) for cell, pixels in images.items()}
     with checked_input():
         write(out / "detail.csv", table(values).encode())
         model = generation.model

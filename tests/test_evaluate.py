@@ -9,11 +9,12 @@ import torch
 from conftest import error_line
 
 import evaluate
+from uvit_lit.devices import Devices
 from uvit_lit.distances import BLOCK, Distances, Reference
 from uvit_lit.features import Features, load_features
 from uvit_lit.generation import Generation
 
-CPU = torch.device("cpu")
+CPU = Devices(torch.device("cpu"))
 
 
 def moments(images):
@@ -141,6 +142,23 @@ def test_names_say_the_features_and_differences_are_paired(run):
     assert difference == pytest.approx(expected)
     assert (report["images"], report["first_seed"], report["steps"]) == (12, 0, 2)
     assert len(report["checkpoint_sha256"]) == 64
+
+
+def test_one_image_has_no_interval_and_the_report_is_strict_json(run, tmp_path):
+    report = run("--n", "1", "--metrics", "fid,kid,detail")
+    assert report["results"][0]["values"]["saturation"]["low"] is None
+    text = next(tmp_path.rglob("results.json")).read_text()
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_other_statistics_under_the_same_name_are_measured_anew(run, tmp_path):
+    values = []
+    for shift in (0.0, 0.2):
+        mu = np.full(10, shift)
+        np.savez(tmp_path / "stats.npz", mu=mu, sigma=np.eye(10))
+        (result,) = run("--metrics", "fid", "--stats", "stats.npz")["results"]
+        values.append(result["values"]["frechet_distance_test_evaluate:moments"])
+    assert values[0] != values[1]
 
 
 def test_an_interrupted_evaluation_goes_on(run, monkeypatch, tmp_path):

@@ -21,8 +21,10 @@ ARROWS = {
     "metrics": set(),
     "schedule": set(),
     "shapes": set(),
-    "cli": set(),
+    "presets": set(),
+    "cli": {"presets"},
     "files": set(),
+    "devices": set(),
     "folder": {"files"},
     "data": {"folder", "shapes"},
     "saving": {"files"},
@@ -32,15 +34,15 @@ ARROWS = {
     "denoiser": {"schedule"},
     "sampler": {"denoiser", "schedule"},
     "checkpoint": {"denoiser", "filters", "uvit"},
-    "generation": {"checkpoint", "cli", "denoiser", "sampler"},
-    "features": set(),
+    "generation": {"checkpoint", "cli", "denoiser", "devices", "presets", "sampler"},
+    "features": {"devices"},
     "distances": {"features", "files", "metrics"},
     "compare": {"checkpoint", "cli"},
     "figures": {"checkpoint", "cli", "denoiser", "files", "filters", "metrics", "skips"},
     "module": {"checkpoint", "denoiser", "filters", "uvit"},
     "callbacks": {"figures", "module", "sampler", "skips"},
 }
-LIGHTNING = {"module", "callbacks", "data", "saving"}
+LIGHTNING = {"module", "callbacks", "data", "devices", "saving"}
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 

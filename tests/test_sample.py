@@ -15,6 +15,7 @@ from PIL import Image
 
 from sample import main
 from uvit_lit import generate, load_model
+from uvit_lit.presets import PRESETS
 
 
 @pytest.fixture
@@ -59,6 +60,23 @@ def test_s_b_and_the_window_change_the_picture(sample):
     assert np.array_equal(plain, neutral)
     for change in (["--s", "0"], ["--b", "1.6"], ["--s", "1,0"], ["--s", "0", "--t_range", "0,1"]):
         assert not np.array_equal(plain, pixels(sample("--n", "2", *change)))
+
+
+def test_a_preset_is_its_settings_and_options_come_before_it(sample):
+    named = sample("--n", "2", "--preset", "medium")
+    assert named.name == "tiny_medium_seed0.png"
+    assert np.array_equal(pixels(named), pixels(sample("--n", "2", "--s", "0.6", "--b", "1.2")))
+    other = sample("--n", "2", "--preset", "medium", "--s", "0.1")
+    assert np.array_equal(pixels(other), pixels(sample("--n", "2", "--s", "0.1", "--b", "1.2")))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_generate_takes_every_preset(trained, name):
+    model = load_model(trained)
+    named = generate(model, 2, steps=2, preset=name, progress=False)
+    assert torch.equal(named, generate(model, 2, steps=2, progress=False, **PRESETS[name]))
+    plain = generate(model, 2, steps=2, progress=False)
+    assert torch.equal(named, plain) == (name == "neutral")
 
 
 def test_images_and_npz_hold_the_same_pixels(sample):
@@ -129,6 +147,7 @@ def test_help_answers_without_heavy_imports():
         (["--device", "abacus"], "'abacus'"),
         (["--ckpt", "gone.ckpt"], "gone.ckpt does not exist"),
         (["--sharpness", "3"], "--sharpness"),
+        (["--preset", "vivid"], "preset is 'vivid'; accepted: neutral, mild"),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(trained, tmp_path, capsys, wrong, message):

@@ -1,17 +1,24 @@
 """What the commands share: one clear line for a mistake, lists with commas, options."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from uvit_lit.presets import PRESETS
+
 
 def fail(message: object, status: int) -> NoReturn:
-    """Print one line on stderr and leave: status 2 for a mistake, 1 for a failed operation."""
+    """Print one line on stderr and leave: status 2 for a mistake, 1 for a failed operation.
+
+    Processes that share the work all find a mistake; the first one reports it.
+    """
     line = " ".join(str(message).split())
-    print(f"error: {line}", file=sys.stderr)
+    if status != 2 or os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"error: {line}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -63,6 +70,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def add_skip_options(parser: argparse.ArgumentParser) -> None:
     """Add s, b, filter and cutoff of one setting, each with a value per long skip if wanted."""
     add, floats = parser.add_argument, comma_list(float)
+    named = "; ".join(
+        f"{name}: {', '.join(f'{key} {value}' for key, value in settings.items())}"
+        for name, settings in PRESETS.items()
+    )
+    add("--preset", help=f"settings by name ({named}); other options come before them")
     add("--s", type=floats, help="skip scale, at least 0; 1 is no change (default: as trained)")
     add("--b", type=floats, help="backbone scale, at least 0; 1 is no change (default: as trained)")
     add("--filter", help="low-pass that s scales: step, butterworth, chebyshev, chebyshev2, "
@@ -81,6 +93,8 @@ def add_sampling_options(parser: argparse.ArgumentParser, n: int) -> None:
     add("--solver", default="dpmpp", help="ddpm, ddim, dpmpp (default), sde-dpmpp, unipc or heun")
     add("--steps", type=int, default=25, help="solver steps, 1 to 1000 (default: 25)")
     add("--batch_size", type=int, default=64, help="images computed at once (default: 64)")
+    add("--devices", type=int, help="processes that share the images, each with a device "
+        "(default: 1, or what torchrun started)")  # fmt: skip
 
 
 def add_cell_options(parser: argparse.ArgumentParser, s: list[float], b: list[float]) -> None:

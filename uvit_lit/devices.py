@@ -1,0 +1,89 @@
+"""One device or several: images are shared out over the ranks of Lightning Fabric."""
+
+import atexit
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def choose_device(name: str) -> torch.device:
+    """Torch device by name; ``auto`` takes an accelerator where there is one.
+
+    Raises:
+        ValueError: If the name is unknown or this machine has no such device.
+    """
+    if name == "auto":
+        name = next((n for n in ("cuda", "mps") if getattr(torch, n).is_available()), "cpu")
+    if name not in ("cpu", "cuda", "mps") or (
+        name != "cpu" and not getattr(torch, name).is_available()
+    ):
+        raise ValueError(f"device is {name!r}, accepted: auto, cpu, or cuda or mps where present")
+    return torch.device(name)
+
+
+class Devices:
+    """The processes that share the work, each with a device; one process until ``launch``.
+
+    All processes run the same program. Each computes its share of the images and then has all of
+    them; the main one alone writes, and decides what depends on the files that are there.
+
+    Args:
+        device: Device of this process, or its kind where several processes share the work.
+        count: Number of processes; None is 1, or what torchrun started.
+
+    Raises:
+        ValueError: If there are not so many devices, or torchrun started another number.
+    """
+
+    def __init__(self, device: torch.device, count: int | None = 1) -> None:
+        started = int(os.environ.get("LOCAL_WORLD_SIZE", 0))  # by torchrun
+        self.device, self.count, self.rank = device, count or started or 1, 0
+        self._fabric: Any = None
+        present = {"cpu": os.cpu_count(), "cuda": torch.cuda.device_count()}.get(device.type) or 1
+        if count is not None and not 1 <= count <= present:
+            raise ValueError(f"devices is {count}; accepted here: 1 to {present} ({device.type})")
+        if started not in (0, self.count):
+            raise ValueError(f"devices is {count}, but torchrun started {started} processes")
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes."""
+        return self.rank == 0
+
+    def launch(self) -> None:
+        """Start the other processes, unless torchrun did, and give each its device."""
+        if self.count == 1:
+            return
+        from lightning.fabric import Fabric  # takes seconds
+
+        self._fabric = Fabric(accelerator=self.device.type, strategy="ddp", devices=self.count)
+        self._fabric.launch()
+        atexit.register(torch.distributed.destroy_process_group)
+        self.device, self.rank = self._fabric.device, self._fabric.global_rank
+
+    def share(self, n: int) -> int:
+        """How many of n images a process computes; the last images may be computed twice."""
+        return -(-n // self.count)
+
+    def map(self, function: Callable[[list[int]], Tensor], n: int) -> Tensor:
+        """Compute n rows, every process its share of them.
+
+        Args:
+            function: Gives the rows of a tensor for indices below n.
+            n: Number of rows, at least 1.
+
+        Returns:
+            The n rows in order, on the CPU, the same in every process.
+        """
+        if self._fabric is None:
+            return function(list(range(n)))
+        first = self.rank * self.share(n)
+        rows = function([min(first + k, n - 1) for k in range(self.share(n))])
+        return self._fabric.all_gather(rows).flatten(0, 1)[:n].cpu()
+
+    def decide(self, value: Any) -> Any:
+        """The main process's value, in every process."""
+        return value if self._fabric is None else self._fabric.broadcast(value)
