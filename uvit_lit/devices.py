@@ -82,7 +82,10 @@ class Devices:
             return function(list(range(n)))
         first = self.rank * self.share(n)
         rows = function([min(first + k, n - 1) for k in range(self.share(n))])
-        return self._fabric.all_gather(rows).flatten(0, 1)[:n].cpu()
+        rows = rows.to(self.device)
+        parts = [torch.empty_like(rows) for _ in range(self.count)]
+        torch.distributed.all_gather(parts, rows)
+        return torch.cat(parts)[:n].cpu()
 
     def decide(self, value: Any) -> Any:
         """The main process's value, in every process."""
