@@ -2,17 +2,22 @@
 
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
 import torch
-from conftest import error_line
+from conftest import Payload, error_line
+from torchmetrics.image.fid import NoTrainInceptionV3
+from torchvision.transforms.functional import gaussian_blur
 
 import evaluate
 from uvit_lit.devices import Devices
 from uvit_lit.distances import BLOCK, Distances, Reference
 from uvit_lit.features import Features, load_features
 from uvit_lit.generation import Generation
+from uvit_lit.sampler import to_uint8
+from uvit_lit.shapes import draw_shapes
 
 CPU = Devices(torch.device("cpu"))
 
@@ -223,6 +228,67 @@ def test_the_offline_features_are_real(tmp_path):
     assert torch.equal(features, extract(images))
     torch.testing.assert_close(extract(images[2:3])[0], features[2], atol=1e-4, rtol=1e-3)
     assert not torch.allclose(extract(images // 2), features, atol=0.01)
+
+
+@pytest.fixture(scope="module")
+def inception_file(tmp_path_factory):
+    """Weights in the layout of torch-fidelity, as they were drawn at random, and the network."""
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.save({}, path)
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NoTrainInceptionV3, "load_state_dict", lambda *_: None)
+        network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path))
+    torch.save(network.state_dict(), path)
+    return path, network
+
+
+@pytest.mark.slow
+def test_fid_from_a_local_file_of_inception_weights(run, inception_file):
+    path, network = inception_file
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    extract = load_features("inception", CPU, path)
+    torch.testing.assert_close(extract(images), network(images))
+    report = run("--metrics", "fid", "--features", "inception", "--inception_weights", str(path))
+    assert report["results"][0]["values"].keys() == {"fid_inception"}
+
+
+def test_code_in_inception_weights_is_refused_and_not_run(tmp_path):
+    victim = tmp_path / "executed"
+    torch.save({"fc.weight": Payload(victim)}, tmp_path / "weights.pth")
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps(Payload(victim)))
+    for name in ("weights.pth", "bare.pth"):
+        with pytest.raises(ValueError, match="are not those of torch-fidelity"):
+            load_features("inception", CPU, tmp_path / name)
+    assert not victim.exists()
+
+
+@pytest.mark.slow
+def test_kid_of_real_features_is_zero_for_real_images_and_grows_with_the_damage():
+    extract = load_features("efficientnet-lite0", CPU)
+    images, _ = draw_shapes(600, 32, seed=0)
+    real, others = images[:300], images[300:]
+
+    def blurred(sigma):
+        return to_uint8(gaussian_blur(others / 127.5 - 1, 9, sigma))
+
+    def noisy(sigma):
+        noise = torch.randn(others.shape, generator=torch.Generator().manual_seed(0))
+        return (others + sigma * noise).round().clamp(0, 255).to(torch.uint8)
+
+    measured = Reference.build(extract, real, batch_size=100)
+
+    def kid(damaged):
+        stream = Distances(measured, {"kid"})
+        stream.update(extract(damaged))
+        return stream.compute()["kid"]
+
+    mean, low, high = kid(others)
+    assert low < 0 < high
+    for damage in ([blurred(0.5), blurred(1.0), blurred(2.0)], [noisy(5), noisy(15), noisy(45)]):
+        values = [mean, *(kid(images).mean for images in damage)]
+        assert values == sorted(values)
+        assert values[2] > high
 
 
 def test_without_a_network_the_message_says_what_to_do(monkeypatch):

@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, error_line
+from conftest import ROOT, Payload, error_line
 from PIL import Image
 
 from sample import main
@@ -169,16 +169,6 @@ def test_the_newest_model_is_the_default(trained, tmp_path, capsys, monkeypatch)
     monkeypatch.chdir(trained.parents[4])
     main(["--n", "1", "--steps", "2", "--out", str(tmp_path)])
     assert "tiny_seed0.png" in capsys.readouterr().out
-
-
-class Payload:
-    """Pickled, it would create a file when it is loaded."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, capsys):

@@ -90,6 +90,8 @@ def _inception(weights: Path | None) -> nn.Module:
     if weights is not None and not weights.is_file():
         raise ValueError(f"inception_weights {weights} is not a file")
     try:
+        if weights is not None:  # torch-fidelity would run the code in it
+            torch.load(weights, map_location="cpu", weights_only=True)
         return NoTrainInceptionV3(
             name="inception-v3-compat",
             features_list=["2048"],
