@@ -86,7 +86,10 @@ def main(arguments: list[str] | None = None) -> None:
         if not 0 < args.t_min < 1:
             raise ValueError(f"t_min is {args.t_min}; accepted: between 0 and 1")
         device = choose_device(args.device)
-        model = load_model(args.ckpt, device)
+        model = load_model(
+            args.ckpt, device,
+            img_size=args.img_size, num_heads=args.num_heads, schedule=args.schedule,
+        )  # fmt: skip
         denoiser, size = model.denoiser, model.image_shape[-1]
         labels = None if args.label is None else choose_labels(model, [args.label], 1)
         set_skips(model, args)  # tried before the work begins

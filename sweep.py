@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
         write(out / "detail.csv", table(values).encode())
         model = generation.model
         note = (
-            f"{model.name}, {model.step} training steps; seeds {args.seed} to "
+            f"{model.name}, {model.training}; seeds {args.seed} to "
             f"{args.seed + args.n - 1}; {args.solver}, {args.steps} steps"
         )
         writer = SummaryWriter(str(out))

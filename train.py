@@ -24,12 +24,13 @@ from uvit_lit.callbacks import (
     SaveConfig,
     SkipReport,
 )
-from uvit_lit.checkpoint import find_checkpoint, read_checkpoint, uvit_arguments
+from uvit_lit.checkpoint import find_checkpoint
 from uvit_lit.cli import Parser, checked_input, fail
 from uvit_lit.data import ImageData
 from uvit_lit.filters import FILTERS
 from uvit_lit.module import DiffusionModule
 from uvit_lit.saving import Checkpoints
+from uvit_lit.weights import load, uvit_arguments
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "cifar10_uvit_tiny.yaml"
@@ -106,7 +107,10 @@ def check_run(cli: TrainCLI) -> None:
             "in optimiser steps: set --trainer.max_steps and leave max_epochs at -1"
         )
     if cli.config.ckpt_path:
-        check_resume(model, read_checkpoint(Path(cli.config.ckpt_path))["hyper_parameters"])
+        saved = load(Path(cli.config.ckpt_path))
+        if "hyper_parameters" not in saved:
+            raise ValueError(f"checkpoint {cli.config.ckpt_path} was not written by train.py")
+        check_resume(model, saved["hyper_parameters"])
     if trainer.precision not in PRECISIONS:
         raise ValueError(f"precision is {trainer.precision}; accepted: {', '.join(PRECISIONS)}")
     if model.hparams["in_chans"] != 3:

@@ -1,21 +1,17 @@
-"""Ways in which weights come in and go out.
+"""From a file of weights to a model that samples, and to the start of a training run."""
 
-Files from outside are data: they are opened with ``weights_only=True`` and never unpickled.
-"""
-
-import inspect
-import pickle
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from uvit_lit.classes import class_names
 from uvit_lit.denoiser import Denoiser
 from uvit_lit.filters import PROTOTYPES
 from uvit_lit.uvit import UViT
+from uvit_lit.weights import Weights, check_tensors, read_weights, resize_positions
 
 SKIP_ARGUMENTS = {
     "filter", "s", "cutoff", "order", "ripple", "attenuation", "t_coefficients",
@@ -32,7 +28,7 @@ class Model:
         denoiser: In evaluation mode, with the averaged weights.
         class_names: Names of the labels; empty for an unconditional model.
         can_guide: Whether it knows the null class, as classifier-free guidance needs.
-        step: Optimiser steps of its training.
+        step: Optimiser steps of its training; None where the file does not say.
         path: The file that it came from.
         data: Arguments of the ``ImageData`` that it was trained on.
     """
@@ -40,7 +36,7 @@ class Model:
     denoiser: Denoiser
     class_names: list[str]
     can_guide: bool
-    step: int
+    step: int | None
     path: Path
     data: dict[str, Any]
 
@@ -50,6 +46,11 @@ class Model:
         path = self.path.resolve()
         in_a_run = path.parent.name == "checkpoints" and len(path.parents) > 2
         return path.parents[2].name if in_a_run else path.stem
+
+    @property
+    def training(self) -> str:
+        """How long it was trained, in words."""
+        return "training steps unknown" if self.step is None else f"{self.step} training steps"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -63,7 +64,8 @@ def find_checkpoint(path: str, runs: Path = Path("runs")) -> Path:
     """Resolve what a user types for a checkpoint.
 
     Args:
-        path: A file, or ``last`` for the newest checkpoint below ``runs``.
+        path: A file, a directory with ``nnet_ema.pth``, or ``last`` for the newest checkpoint
+            below ``runs``.
         runs: Directory of the training runs.
 
     Returns:
@@ -73,7 +75,7 @@ def find_checkpoint(path: str, runs: Path = Path("runs")) -> Path:
         ValueError: If there is no such file, or no checkpoint yet.
     """
     if path != "last":
-        if not Path(path).is_file():
+        if not (Path(path).is_file() or (Path(path) / "nnet_ema.pth").is_file()):
             state = "is a directory" if Path(path).is_dir() else "does not exist"
             raise ValueError(f"checkpoint {path} {state}; accepted: a file, or last")
         return Path(path)
@@ -83,75 +85,48 @@ def find_checkpoint(path: str, runs: Path = Path("runs")) -> Path:
     return found[-1]
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read one of our checkpoints as plain data.
-
-    Args:
-        path: A file that training wrote.
-
-    Returns:
-        Its content: ``state_dict`` (the averaged weights), ``hyper_parameters`` and more.
-
-    Raises:
-        ValueError: If the file is damaged, holds code, or is not one of our checkpoints.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
-        raise ValueError(
-            f"checkpoint {path} is refused: it is damaged, no checkpoint, or has code inside"
-        ) from None
-    if not isinstance(content, dict) or not {"state_dict", "hyper_parameters"} <= content.keys():
-        raise ValueError(f"checkpoint {path} was not written by train.py")
-    return content
-
-
-def uvit_arguments(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of ``UViT`` from hyper-parameters; what they do not name has its default."""
-    parameters = inspect.signature(UViT).parameters
-    return {name: hyper_parameters.get(name, p.default) for name, p in parameters.items()}
-
-
-def _weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The averaged weights under the names of a ``Denoiser``."""
-    return {k.removeprefix("denoiser."): v for k, v in content["state_dict"].items()}
-
-
 def initialise(denoiser: Denoiser, arguments: dict[str, Any], path: Path) -> None:
     """Put the averaged weights of a checkpoint into a denoiser.
 
     What its long skips have learned is taken over where this denoiser learns the same: s and
     cutoff of the same low-pass, and b. Cosines in t that the checkpoint lacks start at 0. Where
     the checkpoint's skips did something that this denoiser does not start with, a line on stderr
-    says so.
+    says so. Position embeddings of another image size are interpolated. What an official file
+    does not say (heads, schedule, prediction) is taken to be as here.
 
     Args:
         denoiser: Of the same architecture, schedule and prediction; its skips may differ.
         arguments: Those of its ``UViT``, from ``uvit_arguments``.
-        path: A file that training wrote.
+        path: What ``read_weights`` reads.
 
     Raises:
         ValueError: If the file is damaged or holds code, or is of another model.
     """
-    content = read_checkpoint(path)
-    there = {**content["hyper_parameters"], **uvit_arguments(content["hyper_parameters"])}
+    weights = read_weights(path)
+    if weights.arguments["img_size"] != arguments["img_size"]:
+        resize_positions(weights, arguments["img_size"])
+    there = {
+        **weights.arguments, "schedule": weights.schedule, "prediction": weights.prediction
+    }  # fmt: skip
     here = {
         **arguments, "schedule": denoiser.schedule.name, "prediction": denoiser.prediction
     }  # fmt: skip
     for name in sorted(here.keys() - SKIP_ARGUMENTS):
-        if here[name] != there[name]:
+        if there[name] is not None and here[name] != there[name]:
             raise ValueError(f"{name} is {here[name]} here and {there[name]} in {path}")
+    weights.arguments["num_heads"] = arguments["num_heads"]
+    check_tensors(weights, path)
     same_design = all(here[n] == there[n] for n in ("filter", "order", "ripple", "attenuation"))
-    own, weights = denoiser.state_dict(), _weights(content)
-    for name in [name for name in weights if ".learned." in name]:
-        value = weights.pop(name)
+    own, tensors = denoiser.backbone.state_dict(), weights.tensors
+    for name in [name for name in tensors if ".learned." in name]:
+        value = tensors.pop(name)
         if name in own and (same_design or name.endswith(".b.raw")):
             if len(value) > len(own[name]):
                 raise ValueError(f"t_coefficients is {here['t_coefficients']} here and "
                                  f"{there['t_coefficients']} in {path}")  # fmt: skip
-            weights[name] = torch.zeros_like(own[name])
-            weights[name][: len(value)] = value
-    denoiser.load_state_dict(weights, strict=False)
+            tensors[name] = torch.zeros_like(own[name])
+            tensors[name][: len(value)] = value
+    denoiser.backbone.load_state_dict(tensors, strict=False)
     if not _keeps_its_skips(there, here, same_design):
         print(
             f"note: the long skips of {path} had filter {there['filter']}, b {there['b']}; this "
@@ -175,12 +150,23 @@ def _keeps_its_skips(there: dict[str, Any], here: dict[str, Any], same_design: b
     return filter_kept and b_kept
 
 
-def load_model(path: Path | str = "last", device: torch.device | str = "cpu") -> Model:
-    """Build the denoiser of a checkpoint.
+def load_model(
+    path: Path | str = "last",
+    device: torch.device | str = "cpu",
+    *,
+    img_size: int | None = None,
+    num_heads: int | None = None,
+    schedule: str | None = None,
+) -> Model:
+    """Build the denoiser of a file of weights.
 
     Args:
-        path: A file that training wrote, or ``last`` for the newest below runs/.
+        path: A checkpoint of train.py, a safetensors file, an official U-ViT state dict or
+            training directory; or ``last`` for the newest checkpoint below runs/.
         device: Where to put the weights.
+        img_size: Another image size than the trained one; the positions are interpolated.
+        num_heads: Attention heads of official weights that are no published model's.
+        schedule: Noise schedule of such weights; by default that of the published model.
 
     Returns:
         The model, with the averaged weights, as trained; ``Denoiser.set_skips`` overrides s and b.
@@ -189,18 +175,63 @@ def load_model(path: Path | str = "last", device: torch.device | str = "cpu") ->
         ValueError: If the file is damaged, holds code, or its tensors do not fit.
     """
     path = find_checkpoint(str(path))
-    content = read_checkpoint(path)
-    arguments = content["hyper_parameters"]
-    try:
-        backbone = UViT(**uvit_arguments(content["hyper_parameters"]))
-        denoiser = Denoiser(backbone, arguments["schedule"], arguments["prediction"])
-        denoiser.load_state_dict(_weights(content))
-    except (KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ValueError(f"checkpoint {path} does not fit this version: {reason}") from None
-    classes = content.get("ImageData", {}).get("class_names", [])
-    classes = classes if backbone.num_classes else []
-    can_guide = backbone.num_classes > 0 and arguments["class_dropout"] > 0
-    step = int(content["global_step"])
-    data = content.get("datamodule_hyper_parameters", {})
-    return Model(denoiser.eval().to(device), classes, can_guide, step, path, data)
+    weights = read_weights(path)
+    complete(weights, path, num_heads, schedule)
+    check_tensors(weights, path)
+    if img_size is not None:
+        resize_positions(weights, img_size)
+    return build(weights, path, device)
+
+
+def complete(
+    weights: Weights, path: Path, num_heads: int | None = None, schedule: str | None = None
+) -> None:
+    """Fill in what the official layout does not say: heads, schedule, prediction, class names.
+
+    The published models predict the noise, on the VP-SDE, but those with 1,152 channels, which
+    have the table of Stable Diffusion.
+
+    Args:
+        weights: Changed in place.
+        path: Where they are from.
+        num_heads: Attention heads, where the file does not say.
+        schedule: Noise schedule, where the file does not say.
+
+    Raises:
+        ValueError: If something stays unknown, or the file says otherwise.
+    """
+    arguments = weights.arguments
+    dim = arguments["embed_dim"]
+    for name, given, said in (
+        ("num_heads", num_heads, None if weights.schedule is None else arguments["num_heads"]),
+        ("schedule", schedule, weights.schedule),
+    ):
+        if given is not None and said not in (None, given):
+            raise ValueError(f"{name} is {given}, but {path} has {said}")
+    arguments["num_heads"] = num_heads or arguments["num_heads"]
+    if arguments["num_heads"] is None:
+        raise ValueError(
+            f"{path} does not say its number of heads, and no published model has {dim} channels: "
+            "give --num_heads"
+        )
+    table = "sd" if dim == 1152 else "vp"
+    weights.schedule = weights.schedule or schedule or table
+    weights.prediction = weights.prediction or "eps"
+    if not weights.class_names:
+        weights.class_names = class_names(arguments["num_classes"])
+
+
+def build(weights: Weights, path: Path, device: torch.device | str = "cpu") -> Model:
+    """Build the model of complete weights.
+
+    Raises:
+        ValueError: If an argument or a tensor does not fit.
+    """
+    assert weights.schedule is not None
+    assert weights.prediction is not None
+    denoiser = Denoiser(UViT(**weights.arguments), weights.schedule, weights.prediction)
+    denoiser.backbone.load_state_dict(weights.tensors)
+    guide = weights.can_guide and weights.arguments["num_classes"] > 0
+    names = weights.class_names if weights.arguments["num_classes"] else []
+    denoiser = denoiser.eval().to(device)
+    return Model(denoiser, names, guide, weights.step, path, weights.data)

@@ -54,7 +54,11 @@ def comma_list(convert: Callable) -> Callable[[str], list]:
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of everything that runs a trained model with other skips."""
     add = parser.add_argument
-    add("--ckpt", default="last", help="checkpoint file; 'last' (default): the newest under runs/")
+    add("--ckpt", default="last", help="checkpoint, .safetensors file, official .pth file or "
+        "N.ckpt directory; 'last' (default): the newest under runs/")  # fmt: skip
+    add("--img_size", type=int, help="another image size than the trained one (pixels, or latents)")
+    add("--num_heads", type=int, help="heads, of official weights that are no published model's")
+    add("--schedule", help="vp, linear, cosine or sd, of such weights (default: the published)")
     add("--order", type=int, help="order of butterworth, chebyshev and chebyshev2, 1 to 12")
     add("--ripple", type=float, help="passband ripple of chebyshev in dB, 0.05 to 6")
     add("--attenuation", type=float, help="stopband attenuation of chebyshev2 in dB, 10 to 80")

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from uvit_lit.checkpoint import Model, load_model
+from uvit_lit.classes import find_class
 from uvit_lit.cli import fail
 from uvit_lit.denoiser import Guided
 from uvit_lit.devices import Devices, choose_device
@@ -26,14 +27,7 @@ def choose_labels(model: Model, classes: list[str] | None, n: int) -> list[int] 
         if classes:
             raise ValueError("this model has no classes; leave out --classes")
         return None
-    labels = []
-    for name in classes or known:
-        if name in known:
-            labels.append(known.index(name))
-        elif name.isdecimal() and int(name) < len(known):
-            labels.append(int(name))
-        else:
-            raise ValueError(f"no class {name!r}; accepted: {', '.join(known)}")
+    labels = [find_class(name, known) for name in classes] if classes else range(len(known))
     return [labels[k % len(labels)] for k in range(n)]
 
 
@@ -138,7 +132,9 @@ class Generation:
         check_numbers(args)
         check_solver(args.solver, args.steps)
         devices = Devices(choose_device(args.device), args.devices)
-        model = load_model(args.ckpt)
+        model = load_model(
+            args.ckpt, img_size=args.img_size, num_heads=args.num_heads, schedule=args.schedule
+        )
         seeds = list(range(args.seed, args.seed + args.n))
         labels = choose_labels(model, args.classes, args.n)
         return cls(

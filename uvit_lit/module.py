@@ -7,10 +7,11 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from uvit_lit.checkpoint import find_checkpoint, initialise, uvit_arguments
+from uvit_lit.checkpoint import find_checkpoint, initialise
 from uvit_lit.denoiser import Denoiser
 from uvit_lit.filters import PROTOTYPES
 from uvit_lit.uvit import UViT
+from uvit_lit.weights import uvit_arguments
 
 TRAIN = ("all", "filters", "filters_then_all")
 """What of the model training moves."""

@@ -116,6 +116,7 @@ class UViT(nn.Module):
         num_classes: Number of classes; 0 makes an unconditional model. The embedding has one
             more row, the null class that guidance needs.
         mlp_time_embed: Whether an MLP follows the sinusoidal embedding of time.
+        conv: Whether a 3x3 convolution follows the last linear layer.
         grad_checkpoint: Whether to recompute the blocks in the backward pass to save memory.
         filter: Low-pass on the long skips during training: ``none``, ``step``, ``butterworth``,
             ``chebyshev``, ``chebyshev2`` or ``freeu_box``. Of butterworth, chebyshev and
@@ -153,6 +154,7 @@ class UViT(nn.Module):
         qkv_bias: bool = False,
         num_classes: int = 0,
         mlp_time_embed: bool = False,
+        conv: bool = True,
         grad_checkpoint: bool = False,
         filter: str = "none",
         s: float = 0.9,
@@ -207,7 +209,7 @@ class UViT(nn.Module):
         self.out_blocks = nn.ModuleList([block(skip=True) for _ in range(depth // 2)])
         self.norm = nn.LayerNorm(embed_dim)
         self.decoder_pred = nn.Linear(embed_dim, patch_size**2 * in_chans)
-        self.final_layer = nn.Conv2d(in_chans, in_chans, 3, padding=1)
+        self.final_layer = nn.Conv2d(in_chans, in_chans, 3, padding=1) if conv else nn.Identity()
 
         s = s if filter != "none" else 1.0
         settings = SkipSettings(filter, s, cutoff, b, b_channels, order, ripple, attenuation)

@@ -1,0 +1,252 @@
+"""Weights in every layout, in and out."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from conftest import Payload, error_line
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from sample import main as sample_main
+from uvit_lit import generate, load_model
+from uvit_lit.checkpoint import complete
+from uvit_lit.classes import CIFAR10, class_names, find_class
+from uvit_lit.export import main as export_main
+from uvit_lit.module import DiffusionModule
+from uvit_lit.uvit import UViT
+from uvit_lit.weights import read_weights, write_official
+
+LAYOUTS = {
+    "as S/2": {"embed_dim": 512, "num_heads": 8},
+    "with the time MLP": {"embed_dim": 512, "num_heads": 8, "mlp_time_embed": True},
+    "as M/4": {"embed_dim": 768, "num_heads": 12, "patch_size": 4, "num_classes": 1000},
+    "as L/2": {"embed_dim": 1024, "num_heads": 16, "in_chans": 4, "num_classes": 1000},
+    "as H/2": {"embed_dim": 1152, "num_heads": 16, "in_chans": 4, "num_classes": 1000,
+               "conv": False},
+    "with biases": {"embed_dim": 512, "num_heads": 8, "qkv_bias": True, "num_classes": 3},
+}  # fmt: skip
+NO_NULL = {"as M/4"}  # published without guidance: as many rows as classes
+
+
+def official_state(backbone, rows_are_classes=False):
+    """What the official code would save of this network."""
+    state = {k: v.clone() for k, v in backbone.state_dict().items() if ".learned." not in k}
+    if rows_are_classes:
+        state["label_emb.weight"] = state["label_emb.weight"][:-1].clone()
+    return state
+
+
+@pytest.fixture
+def official(tmp_path):
+    """Random weights of a small model in the official layout, and the model."""
+    torch.manual_seed(0)
+    backbone = UViT(img_size=8, embed_dim=512, num_heads=8, depth=2).eval()
+    torch.save(official_state(backbone), tmp_path / "cifar10_uvit_small.pth")
+    return tmp_path / "cifar10_uvit_small.pth", backbone
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_architecture_is_read_from_the_shapes_and_written_back(name, tmp_path):
+    torch.manual_seed(0)
+    arguments = {"img_size": 8, "depth": 2, **LAYOUTS[name]}
+    backbone = UViT(**arguments).eval()
+    state = official_state(backbone, name in NO_NULL)
+    torch.save(state, tmp_path / "model.pth")
+    model = load_model(tmp_path / "model.pth")
+    for key, value in arguments.items():
+        assert read_weights(tmp_path / "model.pth").arguments[key] == value, key
+    x, t = torch.randn(2, model.image_shape[0], 8, 8), torch.tensor([3.0, 700.0])
+    y = torch.tensor([0, 2]) if "num_classes" in arguments else None
+    with torch.no_grad():
+        torch.testing.assert_close(model.denoiser.backbone(x, t, y), backbone(x, t, y))
+    assert model.denoiser.schedule.name == ("sd" if name == "as H/2" else "vp")
+    assert model.can_guide == ("num_classes" in arguments and name not in NO_NULL)
+    export_main([str(tmp_path / "again.pth"), "--ckpt", str(tmp_path / "model.pth")])
+    again = torch.load(tmp_path / "again.pth", weights_only=True)
+    assert list(again) == list(state)
+    assert all(torch.equal(again[k], state[k]) for k in state)
+
+
+def test_a_training_directory_of_the_official_code(official, tmp_path):
+    path, _ = official
+    directory = tmp_path / "500.ckpt"
+    directory.mkdir()
+    path.rename(directory / "nnet_ema.pth")
+    assert load_model(directory).name == "500"
+
+
+@pytest.mark.parametrize("filter", ["none", "butterworth"])
+def test_safetensors_carry_everything(tmp_path, filter, monkeypatch):
+    torch.manual_seed(0)
+    module = DiffusionModule(
+        schedule="cosine", prediction="v", img_size=8, embed_dim=32, num_heads=2, depth=2,
+        num_classes=2, filter=filter,
+    )  # fmt: skip
+    checkpoint = {
+        "state_dict": module.state_dict(),
+        "hyper_parameters": dict(module.hparams),
+        "global_step": 7,
+        "ImageData": {"class_names": ["cat", "ship"]},
+    }
+    torch.save(checkpoint, tmp_path / "model.ckpt")
+    out = tmp_path / "model.safetensors"
+    export_main([str(out), "--ckpt", str(tmp_path / "model.ckpt"), "--licence", "CC-BY-4.0"])
+    with safe_open(out, framework="pt") as file:
+        card = json.loads(file.metadata()["uvit_lit"])
+    assert card["licence"] == "CC-BY-4.0"
+    assert (card["schedule"], card["prediction"], card["step"]) == ("cosine", "v", 7)
+    assert card["arguments"]["filter"] == filter
+    one, two = load_model(tmp_path / "model.ckpt"), load_model(out)
+    assert two.class_names == ["cat", "ship"]
+    assert (two.training, two.can_guide) == ("7 training steps", True)
+    images = [generate(m, 3, steps=2, progress=False, s=0.5) for m in (one, two)]
+    assert torch.equal(*images)
+
+
+@pytest.mark.parametrize("filter", ["none", "butterworth"])
+def test_training_starts_from_official_weights(official, filter):
+    """With s = 1 a new filter changes nothing: the loss is the pretrained model's."""
+    path, _ = official
+    sizes = {"img_size": 8, "embed_dim": 512, "num_heads": 8, "depth": 2}
+    start = DiffusionModule(**sizes, filter=filter, s=1.0, init_from=str(path)).denoiser
+    pretrained = load_model(path).denoiser
+    x0, eps = torch.randn(2, 6, 3, 8, 8)
+    t = torch.linspace(0.05, 1, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            start.loss(x0, eps, t), pretrained.loss(x0, eps, t), atol=1e-6, rtol=1e-6
+        )
+
+
+def test_another_image_size(official):
+    """Positions are interpolated: the same size keeps them, smooth ones stay what they were."""
+    path, backbone = official
+    same = load_model(path, img_size=8)
+    assert torch.equal(same.denoiser.backbone.pos_embed, backbone.pos_embed)
+    larger = load_model(path, img_size=16)
+    assert larger.image_shape == (3, 16, 16)
+    assert generate(larger, 1, steps=2, progress=False).shape == (1, 3, 16, 16)
+    ramp = torch.linspace(0, 1, 4)[:, None].expand(4, 4).reshape(1, 16, 1)
+    state = official_state(backbone)
+    state["pos_embed"][:, 1:] = ramp
+    torch.save(state, path)
+    grid = load_model(path, img_size=16).denoiser.backbone.pos_embed[0, 1:, 0].view(8, 8)
+    assert torch.allclose(grid[:, 0], grid[:, 7])
+    assert (grid[1:, 0] > grid[:-1, 0]).all()
+    assert torch.equal(larger.denoiser.backbone.pos_embed[:, 0], backbone.pos_embed[:, 0])
+
+
+def test_what_the_official_layout_loses_is_said(tmp_path, capsys):
+    torch.manual_seed(0)
+    module = DiffusionModule(img_size=8, embed_dim=32, num_heads=2, depth=2, filter="chebyshev")
+    torch.save({"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams),
+                "global_step": 0}, tmp_path / "model.ckpt")  # fmt: skip
+    export_main([str(tmp_path / "model.pth"), "--ckpt", str(tmp_path / "model.ckpt")])
+    notes = capsys.readouterr().err
+    assert "no place for filter chebyshev" in notes
+    assert "does not record the 2 heads" in notes
+    with pytest.raises(ValueError, match="give --num_heads"):
+        load_model(tmp_path / "model.pth")
+    assert load_model(tmp_path / "model.pth", num_heads=2).image_shape == (3, 8, 8)
+
+
+@pytest.fixture
+def bad(official, tmp_path):
+    """Files that are not to be loaded, by name."""
+    path, backbone = official
+    state = official_state(backbone)
+    victim = tmp_path / "executed"
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps(Payload(victim)))
+    torch.save({"pos_embed": Payload(victim)}, tmp_path / "code.pth")
+    torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "resnet.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    (tmp_path / "cut.pth").write_bytes(path.read_bytes()[:-2000])
+    torch.save({k: v for k, v in state.items() if k != "norm.bias"}, tmp_path / "less.pth")
+    torch.save({**state, "context_embed.weight": torch.zeros(2)}, tmp_path / "more.pth")
+    torch.save({**state, "norm.bias": torch.zeros(3)}, tmp_path / "shape.pth")
+    save_file(state, tmp_path / "plain.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "plain.safetensors").read_bytes()[:99])
+    return victim
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("bare.pth", "has code inside"),
+        ("code.pth", "has code inside"),
+        ("cut.pth", "damaged"),
+        ("list.pth", "it is a list"),
+        ("resnet.pth", "it lacks patch_embed.proj.weight"),
+        ("less.pth", "norm.bias is missing"),
+        ("more.pth", "context_embed.weight is too much"),
+        ("shape.pth", "norm.bias is (3,) instead of (512,)"),
+        ("plain.safetensors", "does not say its architecture"),
+        ("cut.safetensors", "damaged"),
+    ],
+)
+def test_a_bad_file_is_one_line_and_nothing_is_executed(bad, tmp_path, capsys, name, message):
+    out = tmp_path / "out"
+    arguments = ["--ckpt", str(tmp_path / name), "--out", str(out)]
+    status, line = error_line(capsys, sample_main, arguments)
+    assert status == 2
+    assert message in line
+    assert name in line
+    assert not bad.exists()
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--img_size", "9"], "img_size is 9; accepted: a positive multiple of 2"),
+        (["--schedule", "edm"], "schedule is 'edm'; accepted: vp"),
+        (["--num_heads", "7"], "accepted: a positive multiple of 7"),
+    ],
+)
+def test_wrong_options_of_official_weights(official, capsys, arguments, message):
+    status, line = error_line(capsys, sample_main, ["--ckpt", str(official[0]), *arguments])
+    assert status == 2
+    assert message in line
+
+
+def test_options_may_not_contradict_a_file_that_says(trained, capsys):
+    status, line = error_line(capsys, sample_main, ["--ckpt", str(trained), "--schedule", "sd"])
+    assert status == 2
+    assert "schedule is sd, but" in line
+
+
+@pytest.mark.parametrize(
+    ("out", "message"), [("model.bin", ".safetensors or .pth"), ("there.pth", "exists already")]
+)
+def test_an_export_that_cannot_be(trained, tmp_path, capsys, out, message):
+    (tmp_path / "there.pth").write_text("mine")
+    command = [str(tmp_path / out), "--ckpt", str(trained)]
+    status, line = error_line(capsys, export_main, command)
+    assert status == 2
+    assert message in line
+    assert (tmp_path / "there.pth").read_text() == "mine"
+
+
+def test_class_names():
+    imagenet = class_names(1000)
+    assert find_class("arctic fox", imagenet) == 279  # of ImageNet's 1,000, counted from 0
+    assert find_class("macaw", imagenet) == 88
+    assert find_class("Balloon", imagenet) == 417
+    assert find_class("3", imagenet) == 3
+    assert class_names(10) == CIFAR10
+    assert class_names(3) == ["0", "1", "2"]
+    with pytest.raises(ValueError, match="arctic fox"):
+        find_class("artic fox", imagenet)
+    with pytest.raises(ValueError, match="from 0 to 999"):
+        find_class("1000", imagenet)
+
+
+def test_writing_leaves_the_weights_as_they_are(official, tmp_path):
+    path, _ = official
+    weights = read_weights(path)
+    complete(weights, path)
+    before = {name: tensor.clone() for name, tensor in weights.tensors.items()}
+    write_official(weights, tmp_path / "out.pth")
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights.tensors.items())
