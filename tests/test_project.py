@@ -35,14 +35,16 @@ ARROWS = {
     "sampler": {"denoiser", "schedule"},
     "weights": {"files", "uvit"},
     "classes": set(),
-    "checkpoint": {"classes", "denoiser", "filters", "uvit", "weights"},
+    "card": {"weights"},
+    "checkpoint": {"card", "classes", "denoiser", "uvit", "weights"},
+    "finetune": {"denoiser", "filters", "weights"},
     "generation": {"checkpoint", "classes", "cli", "denoiser", "devices", "presets", "sampler"},
     "features": {"devices"},
     "distances": {"features", "files", "metrics"},
     "export": {"checkpoint", "cli", "weights"},
     "compare": {"checkpoint", "cli"},
     "figures": {"checkpoint", "cli", "denoiser", "files", "filters", "metrics", "skips"},
-    "module": {"checkpoint", "denoiser", "filters", "uvit", "weights"},
+    "module": {"checkpoint", "denoiser", "filters", "finetune", "uvit", "weights"},
     "callbacks": {"figures", "module", "sampler", "skips"},
 }
 LIGHTNING = {"module", "callbacks", "data", "devices", "saving"}

@@ -2,15 +2,17 @@
 
 import json
 import pickle
+import shutil
 
 import pytest
 import torch
 from conftest import Payload, error_line
+from huggingface_hub import HfApi, RepoUrl
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from sample import main as sample_main
-from uvit_lit import generate, load_model
+from uvit_lit import Model, checkpoint, generate, load_model
 from uvit_lit.checkpoint import complete
 from uvit_lit.classes import CIFAR10, class_names, find_class
 from uvit_lit.export import main as export_main
@@ -92,10 +94,10 @@ def test_safetensors_carry_everything(tmp_path, filter, monkeypatch):
     }
     torch.save(checkpoint, tmp_path / "model.ckpt")
     out = tmp_path / "model.safetensors"
-    export_main([str(out), "--ckpt", str(tmp_path / "model.ckpt"), "--licence", "CC-BY-4.0"])
+    export_main([str(out), "--ckpt", str(tmp_path / "model.ckpt"), "--licence", "cc-by-4.0"])
     with safe_open(out, framework="pt") as file:
         card = json.loads(file.metadata()["uvit_lit"])
-    assert card["licence"] == "CC-BY-4.0"
+    assert card["licence"] == "cc-by-4.0"
     assert (card["schedule"], card["prediction"], card["step"]) == ("cosine", "v", 7)
     assert card["arguments"]["filter"] == filter
     one, two = load_model(tmp_path / "model.ckpt"), load_model(out)
@@ -227,6 +229,53 @@ def test_an_export_that_cannot_be(trained, tmp_path, capsys, out, message):
     assert status == 2
     assert message in line
     assert (tmp_path / "there.pth").read_text() == "mine"
+
+
+def test_save_pretrained_and_back(trained, tmp_path):
+    model = load_model(trained)
+    model.licence = "cc-by-4.0"
+    model.save_pretrained(tmp_path / "hub", model_card_kwargs={"results": "KID 0.1, 5 images"})
+    assert {p.name for p in (tmp_path / "hub").iterdir()} == {"model.safetensors", "README.md"}
+    card = (tmp_path / "hub" / "README.md").read_text()
+    for promised in ("license: cc-by-4.0", "| Training steps | 8 |", "KID 0.1, 5 images", "cat"):
+        assert promised in card
+    assert str(trained.parents[4]) not in card  # nobody's paths
+    again = Model.from_pretrained(tmp_path / "hub")
+    images = [generate(m, 2, steps=2, progress=False) for m in (model, again)]
+    assert torch.equal(*images)
+
+
+def test_push_to_hub_and_download(trained, tmp_path, capsys, monkeypatch):
+    """The hub is a directory here; what goes over the network is the library's."""
+    hub = tmp_path / "hub"
+
+    def upload(self, *, folder_path, **_):
+        shutil.copytree(folder_path, hub)
+        return "https://huggingface.co/user/name"
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda *_, repo_id, **__: RepoUrl(
+        f"https://huggingface.co/{repo_id}"))  # fmt: skip
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    results = tmp_path / "results.md"
+    results.write_text("KID 0.2")
+    export_main(["hf://user/name", "--ckpt", str(trained), "--results", str(results)])
+    assert "huggingface.co/user/name" in capsys.readouterr().out
+    assert "KID 0.2" in (hub / "README.md").read_text()
+    fetched = []
+    monkeypatch.setattr(checkpoint, "hf_hub_download",
+                        lambda name, file, **_: fetched.append(name) or hub / file)  # fmt: skip
+    assert load_model("hf://user/name").step == 8
+    assert fetched == ["user/name"]
+
+
+def test_no_network_for_the_hub(capsys, tmp_path, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(checkpoint, "hf_hub_download", offline)
+    status, line = error_line(capsys, sample_main, ["--ckpt", "hf://user/name"])
+    assert status == 1
+    assert "cannot download hf://user/name" in line
 
 
 def test_class_names():

@@ -14,6 +14,7 @@ from typing import Any
 _HOMES = {
     "Denoiser": "denoiser",
     "LowPass": "filters",
+    "Model": "checkpoint",
     "UViT": "uvit",
     "detail": "metrics",
     "generate": "generation",

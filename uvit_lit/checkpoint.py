@@ -1,28 +1,38 @@
-"""From a file of weights to a model that samples, and to the start of a training run."""
+"""From a file of weights, or the Hugging Face Hub, to a model that samples, and back."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
 
+from uvit_lit.card import describe_weights
 from uvit_lit.classes import class_names
 from uvit_lit.denoiser import Denoiser
-from uvit_lit.filters import PROTOTYPES
 from uvit_lit.uvit import UViT
-from uvit_lit.weights import Weights, check_tensors, read_weights, resize_positions
+from uvit_lit.weights import (
+    Weights,
+    check_tensors,
+    read_weights,
+    resize_positions,
+    write_safetensors,
+)
 
-SKIP_ARGUMENTS = {
-    "filter", "s", "cutoff", "order", "ripple", "attenuation", "t_coefficients",
-    "b", "b_channels", "learn_b", "grad_checkpoint",
-}  # fmt: skip
-"""Arguments of ``UViT`` that may differ between a model and the weights it starts from."""
+HUB = "hf://"
+"""Prefix of a name on the Hugging Face Hub where a path is accepted: hf://user/name."""
+
+HUB_FILE = "model.safetensors"
 
 
 @dataclass
-class Model:
+class Model(ModelHubMixin, library_name="uvit_lit"):
     """A trained denoiser and what is known about it.
+
+    ``Model.from_pretrained("user/name")`` takes it from the Hugging Face Hub or a directory,
+    ``save_pretrained`` and ``push_to_hub`` write it there as safetensors with a model card; with
+    ``model_card_kwargs={"results": text}`` the card has measured figures too.
 
     Attributes:
         denoiser: In evaluation mode, with the averaged weights.
@@ -31,6 +41,8 @@ class Model:
         step: Optimiser steps of its training; None where the file does not say.
         path: The file that it came from.
         data: Arguments of the ``ImageData`` that it was trained on.
+        arguments: Those of its ``UViT``.
+        licence: Licence of the weights.
     """
 
     denoiser: Denoiser
@@ -39,6 +51,12 @@ class Model:
     step: int | None
     path: Path
     data: dict[str, Any]
+    arguments: dict[str, Any]
+    licence: str | None = None
+
+    def __post_init__(self) -> None:
+        """Keep the mixin from writing a configuration: the safetensors file has it inside."""
+        self._hub_mixin_config = None
 
     @property
     def name(self) -> str:
@@ -59,13 +77,39 @@ class Model:
         assert isinstance(backbone, UViT)
         return backbone.in_chans, backbone.img_size, backbone.img_size
 
+    @property
+    def weights(self) -> Weights:
+        """What a file of this model holds; of its data the name alone."""
+        tensors = {name: v.cpu() for name, v in self.denoiser.backbone.state_dict().items()}
+        data = {name: self.data[name] for name in ("name",) if name in self.data}
+        schedule, prediction = self.denoiser.schedule.name, self.denoiser.prediction
+        return Weights(tensors, self.arguments, schedule, prediction, self.class_names,
+                       self.can_guide, self.step, data, self.licence)  # fmt: skip
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        write_safetensors(self.weights, save_directory / HUB_FILE)
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, model_id: str, device: torch.device | str = "cpu", **options: Any
+    ) -> "Model":
+        if Path(model_id).is_dir():
+            return load_model(Path(model_id) / HUB_FILE, device)
+        names = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        chosen = {name: options[name] for name in names if name in options}
+        return load_model(hf_hub_download(model_id, HUB_FILE, **chosen), device)
+
+    def generate_model_card(self, results: str = "", **_: Any) -> ModelCard:
+        """Model card: what the weights are, how to use them, and results as Markdown."""
+        return ModelCard(describe_weights(self.weights, results))
+
 
 def find_checkpoint(path: str, runs: Path = Path("runs")) -> Path:
     """Resolve what a user types for a checkpoint.
 
     Args:
-        path: A file, a directory with ``nnet_ema.pth``, or ``last`` for the newest checkpoint
-            below ``runs``.
+        path: A file, a directory with ``nnet_ema.pth``, ``hf://user/name`` on the Hugging Face
+            Hub, or ``last`` for the newest checkpoint below ``runs``.
         runs: Directory of the training runs.
 
     Returns:
@@ -73,7 +117,13 @@ def find_checkpoint(path: str, runs: Path = Path("runs")) -> Path:
 
     Raises:
         ValueError: If there is no such file, or no checkpoint yet.
+        OSError: If it cannot be downloaded.
     """
+    if path.startswith(HUB):
+        try:
+            return Path(hf_hub_download(path.removeprefix(HUB), HUB_FILE))
+        except (HfHubHTTPError, OSError) as error:
+            raise OSError(f"cannot download {path}: {error}") from None
     if path != "last":
         if not (Path(path).is_file() or (Path(path) / "nnet_ema.pth").is_file()):
             state = "is a directory" if Path(path).is_dir() else "does not exist"
@@ -83,71 +133,6 @@ def find_checkpoint(path: str, runs: Path = Path("runs")) -> Path:
     if not found:
         raise ValueError(f"no checkpoint below {runs}/: train a model first, or name a file")
     return found[-1]
-
-
-def initialise(denoiser: Denoiser, arguments: dict[str, Any], path: Path) -> None:
-    """Put the averaged weights of a checkpoint into a denoiser.
-
-    What its long skips have learned is taken over where this denoiser learns the same: s and
-    cutoff of the same low-pass, and b. Cosines in t that the checkpoint lacks start at 0. Where
-    the checkpoint's skips did something that this denoiser does not start with, a line on stderr
-    says so. Position embeddings of another image size are interpolated. What an official file
-    does not say (heads, schedule, prediction) is taken to be as here.
-
-    Args:
-        denoiser: Of the same architecture, schedule and prediction; its skips may differ.
-        arguments: Those of its ``UViT``, from ``uvit_arguments``.
-        path: What ``read_weights`` reads.
-
-    Raises:
-        ValueError: If the file is damaged or holds code, or is of another model.
-    """
-    weights = read_weights(path)
-    if weights.arguments["img_size"] != arguments["img_size"]:
-        resize_positions(weights, arguments["img_size"])
-    there = {
-        **weights.arguments, "schedule": weights.schedule, "prediction": weights.prediction
-    }  # fmt: skip
-    here = {
-        **arguments, "schedule": denoiser.schedule.name, "prediction": denoiser.prediction
-    }  # fmt: skip
-    for name in sorted(here.keys() - SKIP_ARGUMENTS):
-        if there[name] is not None and here[name] != there[name]:
-            raise ValueError(f"{name} is {here[name]} here and {there[name]} in {path}")
-    weights.arguments["num_heads"] = arguments["num_heads"]
-    check_tensors(weights, path)
-    same_design = all(here[n] == there[n] for n in ("filter", "order", "ripple", "attenuation"))
-    own, tensors = denoiser.backbone.state_dict(), weights.tensors
-    for name in [name for name in tensors if ".learned." in name]:
-        value = tensors.pop(name)
-        if name in own and (same_design or name.endswith(".b.raw")):
-            if len(value) > len(own[name]):
-                raise ValueError(f"t_coefficients is {here['t_coefficients']} here and "
-                                 f"{there['t_coefficients']} in {path}")  # fmt: skip
-            tensors[name] = torch.zeros_like(own[name])
-            tensors[name][: len(value)] = value
-    denoiser.backbone.load_state_dict(tensors, strict=False)
-    if not _keeps_its_skips(there, here, same_design):
-        print(
-            f"note: the long skips of {path} had filter {there['filter']}, b {there['b']}; this "
-            f"run starts with filter {here['filter']}, b {here['b']}, as another function",
-            file=sys.stderr,
-        )
-
-
-def _keeps_its_skips(there: dict[str, Any], here: dict[str, Any], same_design: bool) -> bool:
-    """Whether what the skips did is done again, or was nothing."""
-    filter_kept = there["filter"] == "none" or (
-        same_design
-        and (there["filter"] in PROTOTYPES or all(here[n] == there[n] for n in ("s", "cutoff")))
-    )
-    b_was_1 = there["b"] == 1 and not there["learn_b"]
-    b_kept = b_was_1 or (
-        here["b_channels"] == there["b_channels"]
-        and here["learn_b"] == there["learn_b"]
-        and (here["learn_b"] or here["b"] == there["b"])
-    )
-    return filter_kept and b_kept
 
 
 def load_model(
@@ -162,7 +147,7 @@ def load_model(
 
     Args:
         path: A checkpoint of train.py, a safetensors file, an official U-ViT state dict or
-            training directory; or ``last`` for the newest checkpoint below runs/.
+            training directory; hf://user/name; or ``last`` for the newest checkpoint below runs/.
         device: Where to put the weights.
         img_size: Another image size than the trained one; the positions are interpolated.
         num_heads: Attention heads of official weights that are no published model's.
@@ -234,4 +219,6 @@ def build(weights: Weights, path: Path, device: torch.device | str = "cpu") -> M
     guide = weights.can_guide and weights.arguments["num_classes"] > 0
     names = weights.class_names if weights.arguments["num_classes"] else []
     denoiser = denoiser.eval().to(device)
-    return Model(denoiser, names, guide, weights.step, path, weights.data)
+    return Model(
+        denoiser, names, guide, weights.step, path, weights.data, weights.arguments, weights.licence
+    )

@@ -15,9 +15,12 @@ def build_parser() -> argparse.ArgumentParser:
     """Options of this command."""
     parser = Parser(prog="python -m uvit_lit.export", description=__doc__)
     add = parser.add_argument
-    add("out", type=Path, help="file to write: .safetensors, or .pth for the official layout")
+    add("out", help="file to write: .safetensors, or .pth for the official layout; or "
+        "hf://user/name to share it on the Hugging Face Hub")  # fmt: skip
     add("--ckpt", default="last", help="checkpoint; 'last' (default): the newest under runs/")
-    add("--licence", help="licence of the weights, such as CC-BY-4.0")
+    add("--licence", help="licence of the weights, such as cc-by-4.0")
+    add("--results", type=Path, help="Markdown with measured figures for the model card, such as "
+        "the results.md of evaluate.py")  # fmt: skip
     return parser
 
 
@@ -29,22 +32,28 @@ def main(arguments: list[str] | None = None) -> None:
     """
     args = build_parser().parse_args(arguments)
 
-    from uvit_lit.checkpoint import complete, find_checkpoint
-    from uvit_lit.weights import check_tensors, read_weights, write_official, write_safetensors
+    from uvit_lit.checkpoint import HUB, load_model
+    from uvit_lit.weights import write_official, write_safetensors
 
     with checked_input():
-        if args.out.suffix not in (".safetensors", ".pth"):
-            raise ValueError(f"out is {args.out}; accepted: a name with .safetensors or .pth")
-        if args.out.exists():
-            raise ValueError(f"{args.out} exists already")
-        path = find_checkpoint(args.ckpt)
-        weights = read_weights(path)
-        complete(weights, path)
-        check_tensors(weights, path)
-        weights.licence = args.licence or weights.licence
-        write = write_official if args.out.suffix == ".pth" else write_safetensors
-        write(weights, args.out)
-    print(args.out)
+        out = Path(args.out)
+        if not args.out.startswith(HUB) and out.suffix not in (".safetensors", ".pth"):
+            raise ValueError(
+                f"out is {out}; accepted: a name with .safetensors or .pth, or {HUB}user/name"
+            )
+        if out.exists():
+            raise ValueError(f"{out} exists already")
+        if args.results is not None and not args.results.is_file():
+            raise ValueError(f"results {args.results} is not a file")
+        model = load_model(args.ckpt)
+        model.licence = args.licence or model.licence
+        if args.out.startswith(HUB):
+            card = {"results": args.results.read_text() if args.results else ""}
+            print(model.push_to_hub(args.out.removeprefix(HUB), model_card_kwargs=card))
+        else:
+            write = write_official if out.suffix == ".pth" else write_safetensors
+            write(model.weights, out)
+            print(out)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from uvit_lit.checkpoint import find_checkpoint, initialise
+from uvit_lit.checkpoint import find_checkpoint
 from uvit_lit.denoiser import Denoiser
 from uvit_lit.filters import PROTOTYPES
+from uvit_lit.finetune import initialise
 from uvit_lit.uvit import UViT
 from uvit_lit.weights import uvit_arguments
 

@@ -1,0 +1,61 @@
+"""The model card of a file of weights."""
+
+import math
+
+from huggingface_hub import ModelCardData
+
+from uvit_lit.weights import Weights
+
+
+def describe_weights(weights: Weights, results: str = "") -> str:
+    """Model card as Markdown, from what the file says and nothing else.
+
+    Args:
+        weights: A U-ViT and what is known about it.
+        results: Measured figures, as Markdown with their sample size, seeds and data.
+    """
+    arguments = weights.arguments
+    count = sum(math.prod(tensor.shape) for tensor in weights.tensors.values())
+    size, patch = arguments["img_size"], arguments["patch_size"]
+    header = ModelCardData(
+        library_name="uvit_lit",
+        license=weights.licence,
+        tags=["u-vit", "diffusion"],
+        pipeline_tag="unconditional-image-generation",
+    )
+    rows = {
+        "Parameters": f"{count:,}",
+        "Input": f"{arguments['in_chans']} x {size} x {size}, patches of {patch}",
+        "Blocks, channels, heads": f"{arguments['depth']} + 1, {arguments['embed_dim']}, "
+        f"{arguments['num_heads']}",
+        "Classes": ", ".join(weights.class_names[:20]) or "none",
+        "Data": weights.data.get("name", "unknown"),
+        "Training steps": "unknown" if weights.step is None else str(weights.step),
+        "Schedule, prediction": f"{weights.schedule}, {weights.prediction}",
+        "Filter on the long skips": arguments["filter"],
+        "Licence": weights.licence or "not stated",
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return f"""---
+{header.to_yaml()}
+---
+
+# U-ViT with frequency filters on its long skips
+
+| | |
+|---|---|
+{table}
+
+## Use
+
+```python
+from uvit_lit import Model, generate
+
+model = Model.from_pretrained("user/name")
+images = generate(model, 16, s=0.5, b=1.3)  # s = 1, b = 1: as trained
+```
+
+## Results
+
+{results or "None were given."}
+"""
