@@ -76,9 +76,10 @@ def main(arguments: list[str] | None = None) -> None:
     import torch
     from tqdm import tqdm
 
+    from uvit_lit.autoencoder import check_latents
     from uvit_lit.checkpoint import load_model
     from uvit_lit.devices import choose_device
-    from uvit_lit.generation import choose_labels, describe, set_skips, stem_of
+    from uvit_lit.generation import choose_labels, describe, find_autoencoder, set_skips, stem_of
     from uvit_lit.sampler import check_solver, invert, regenerate, to_uint8
 
     with checked_input():
@@ -90,24 +91,31 @@ def main(arguments: list[str] | None = None) -> None:
             args.ckpt, device,
             img_size=args.img_size, num_heads=args.num_heads, schedule=args.schedule,
         )  # fmt: skip
-        denoiser, size = model.denoiser, model.image_shape[-1]
+        vae = find_autoencoder(model, args.vae, device)
+        check_latents(vae, model.image_shape[0])
+        factor = 1 if vae is None else vae.factor
+        denoiser, size = model.denoiser, model.image_shape[-1] * factor
         labels = None if args.label is None else choose_labels(model, [args.label], 1)
         set_skips(model, args)  # tried before the work begins
         image = read_image(args.image, size)
         mask = None
         if args.mask is not None:
-            mask = token_mask(args.mask, size, denoiser.backbone.patch_size)
+            mask = token_mask(args.mask, size, denoiser.backbone.patch_size * factor)
         stem = free_stem(args.out, stem_of(model, args, args.image.stem))
 
-    x0 = (image / 127.5 - 1).to(device)
+    def to_pixels(x: torch.Tensor) -> torch.Tensor:
+        return to_uint8(x.cpu() if vae is None else vae.decode(x))
+
+    x0 = image / 127.5 - 1 if vae is None else vae.encode(image)[:, 0]  # the mean
+    x0 = x0.to(device)
     y = None if labels is None else torch.tensor(labels, device=device)
     with tqdm(total=3 * args.steps, unit="step") as bar:
         denoiser.set_skips(s=1.0, b=1.0)
         path = invert(denoiser, x0, y, args.steps, args.t_min, bar)
-        reconstruction = to_uint8(regenerate(denoiser, path, y, args.t_min, bar).cpu())
+        reconstruction = to_pixels(regenerate(denoiser, path, y, args.t_min, bar))
         set_skips(model, args)
-        area = None if mask is None else mask.to(device)
-        result = to_uint8(regenerate(denoiser, path, y, args.t_min, bar, area).cpu())
+        area = None if mask is None else mask[..., ::factor, ::factor].to(device)
+        result = to_pixels(regenerate(denoiser, path, y, args.t_min, bar, area))
 
     errors = {"reconstruction_psnr_db": psnr(reconstruction, image)}
     difference = (result.float() - image.float()).abs()

@@ -66,7 +66,7 @@ def reference_images(args: argparse.Namespace, generation: "Generation") -> "Ten
     name, root = args.data or known.get("name"), args.data_root or known.get("root")
     if name is None:
         raise ValueError("the checkpoint does not say its data: give --data and --data_root")
-    data = ImageData(name, root or "data", image_size=generation.model.image_shape[-1])
+    data = ImageData(name, root or "data", image_size=generation.image_size)
     data.prepare_data()
     data.setup()
     images = data.train if args.split == "train" else data.validation
@@ -229,6 +229,7 @@ def main(arguments: list[str] | None = None) -> None:
             "cfg": args.cfg,
             "solver": args.solver,
             "steps": args.steps,
+            "model": [args.vae, args.img_size, args.schedule],
             "t_range": args.t_range,
             "t_fade": args.t_fade,
             "features": args.features if extract is not None else None,

@@ -49,12 +49,11 @@ def draw(
     set_skips(generation.model, args, **cell._asdict())
     parameters = generation.parameters(args)
     parameters["ckpt"] = generation.model.path.name  # the directory's name knows its content
-    size = generation.model.image_shape[-1]
     stored = generation.devices.decide(read_png(path))
     if stored is not None and stored[1] == parameters:
         bar.update(generation.devices.share(len(generation.seeds)) * generation.calls)
         row = torch.from_numpy(stored[0].copy())
-        return row.unflatten(1, (-1, size)).permute(1, 3, 0, 2)
+        return row.unflatten(1, (-1, generation.image_size)).permute(1, 3, 0, 2)
     images = generation.run(bar)
     row = images.permute(2, 0, 3, 1).flatten(1, 2)  # side by side
     if generation.devices.is_main:
@@ -101,7 +100,8 @@ def main(arguments: list[str] | None = None) -> None:
         content = file_hash(generation.model.path)
         key = json.dumps([
             content, args.seed, args.n, generation.labels, args.cfg, args.solver, args.steps,
-            args.t_range, args.t_fade, args.order, args.ripple, args.attenuation, args.b_channels,
+            args.vae, args.img_size, args.schedule, args.t_range, args.t_fade,
+            args.order, args.ripple, args.attenuation, args.b_channels,
         ])  # fmt: skip
         digest = hashlib.sha256(key.encode()).hexdigest()[:8]
         out = args.out / f"sweep_{generation.model.name}_{digest}"

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from uvit_lit.autoencoder import check_latents
 from uvit_lit.callbacks import (
     ImagesPerSecond,
     LossByTime,
@@ -113,8 +114,7 @@ def check_run(cli: TrainCLI) -> None:
         check_resume(model, saved["hyper_parameters"])
     if trainer.precision not in PRECISIONS:
         raise ValueError(f"precision is {trainer.precision}; accepted: {', '.join(PRECISIONS)}")
-    if model.hparams["in_chans"] != 3:
-        raise ValueError(f"in_chans is {model.hparams['in_chans']}; accepted: 3, images are RGB")
+    check_latents(data.autoencoder, model.hparams["in_chans"])
     data.prepare_data()
     data.setup()
     classes = model.denoiser.backbone.num_classes

@@ -419,7 +419,7 @@ def test_bfloat16_training_runs(folder, filter):
         ({"model.weight_decay": -1}, "weight_decay is -1"),
         ({"model.betas": "[1.0, 0.999]"}, "betas are"),
         ({"model.mlp_ratio": -1}, "mlp_ratio is -1"),
-        ({"model.in_chans": 1}, "in_chans is 1"),
+        ({"model.in_chans": 1}, "the network has 1 channels"),
         ({"samples.columns": 0}, "columns 0"),
         ({"model.schedule": "exp"}, "'exp'; accepted: vp"),
         ({"model.prediction": "score"}, "'score'; accepted: eps"),

@@ -56,6 +56,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--ckpt", default="last", help="checkpoint, .safetensors file, official .pth file or "
         "N.ckpt directory; 'last' (default): the newest under runs/")  # fmt: skip
+    add("--vae", help="autoencoder of a latent model: directory with a diffusers AutoencoderKL, or "
+        "Hub name (default: the one it was trained with)")  # fmt: skip
     add("--img_size", type=int, help="another image size than the trained one (pixels, or latents)")
     add("--num_heads", type=int, help="heads, of official weights that are no published model's")
     add("--schedule", help="vp, linear, cosine or sd, of such weights (default: the published)")

@@ -18,7 +18,10 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from uvit_lit import shapes
+from uvit_lit.autoencoder import Autoencoder, load_autoencoder
+from uvit_lit.devices import choose_device
 from uvit_lit.folder import Images, load_folder
+from uvit_lit.latents import draw_latents, load_latents
 
 NAMES = ("cifar10", "cifar100", "folder", "shapes")
 
@@ -142,9 +145,12 @@ class ImageData(LightningDataModule):
         root: Directory of the data.
         batch_size: Images per batch on each device, at least 1.
         flip: Whether half of the training images are mirrored.
-        image_size: Height and width in pixels; a folder's images are resized and centre-cropped.
+        image_size: Height and width of what the network sees, pixels or latents; a folder's
+            images are resized and centre-cropped.
         seed: Seed of order, flips, noise and times.
-        cache: Directory for decoded folders.
+        cache: Directory for decoded folders and for latents.
+        autoencoder: Directory or Hub name of a diffusers ``AutoencoderKL``: the images of a
+            folder become latents of ``image_size``, encoded once.
 
     Raises:
         ValueError: If an argument is outside its range, or the folder holds no image.
@@ -160,6 +166,7 @@ class ImageData(LightningDataModule):
         image_size: int = 32,
         seed: int = 0,
         cache: str = "data/cache",
+        autoencoder: str | None = None,
     ) -> None:
         super().__init__()
         if name not in NAMES:
@@ -168,17 +175,29 @@ class ImageData(LightningDataModule):
             raise ValueError(f"data.batch_size is {batch_size}; accepted: at least 1")
         if name.startswith("cifar") and image_size != 32:
             raise ValueError(f"{name} images are 32 pixels wide, model.img_size is {image_size}")
+        if autoencoder is not None and name != "folder":
+            raise ValueError(f"data.autoencoder needs data.name folder; data.name is {name}")
         self.save_hyperparameters()
+        self.autoencoder_name = autoencoder
         self.name, self.root, self.image_size = name, Path(root), image_size
         self.batch_size, self.flip, self.seed = batch_size, flip, seed
         self.cache = Path(cache)
         self.train: Images | None = None
         self.validation: Images | None = None
 
+    @cached_property
+    def autoencoder(self) -> Autoencoder | None:
+        """What makes images of the latents; None where the data are pixels."""
+        if self.autoencoder_name is None:
+            return None
+        return load_autoencoder(self.autoencoder_name, choose_device("auto"))
+
     def prepare_data(self) -> None:
-        """Download, once per machine."""
+        """Download, or encode latents, once per machine."""
         if self.name in ("cifar10", "cifar100") and self.train is None:
             self._cifar(train=True, download=True)
+        if self.autoencoder_name is not None:
+            self.setup()
 
     def setup(self, stage: str | None = None) -> None:
         """Load both splits into memory, once; a folder is decoded here if it is not cached."""
@@ -192,9 +211,9 @@ class ImageData(LightningDataModule):
             self.validation = Images(*shapes.draw_shapes(1_000, self.image_size, seed=1), names)
         else:
             train, held_out = self._splits()
-            self.train = load_folder(train, self.image_size, self.cache)
+            self.train = self._folder(train)
             if held_out is not None:
-                self.validation = load_folder(held_out, self.image_size, self.cache)
+                self.validation = self._folder(held_out)
                 if self.validation.class_names != self.train.class_names:
                     raise ValueError(f"{train} and {held_out} have different class folders")
 
@@ -231,8 +250,10 @@ class ImageData(LightningDataModule):
         return ValidationBatches(self.validation, self.batch_size, self.seed, rank, world_size)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Mirror and scale on the device: adds ``image``, float32 in [-1, 1]."""
+        """Mirror and scale on the device: adds ``image``, float32 in [-1, 1], or a latent."""
         pixels, flip = batch.pop("pixels"), batch.pop("flip")
+        if self.autoencoder_name is not None:
+            return {"image": draw_latents(pixels, flip, batch["seed"]), **batch}
         pixels = torch.where(flip[:, None, None, None], pixels.flip(-1), pixels)
         return {"image": pixels / 127.5 - 1, **batch}
 
@@ -245,6 +266,13 @@ class ImageData(LightningDataModule):
             return self.root, None
         held_out = (self.root / name for name in ("test", "val"))
         return train, next((path for path in held_out if path.is_dir()), None)
+
+    def _folder(self, root: Path) -> Images:
+        """A directory as pixels, or as latents."""
+        if self.autoencoder is None:
+            return load_folder(root, self.image_size, self.cache)
+        size = self.image_size * self.autoencoder.factor
+        return load_latents(root, size, self.autoencoder, self.cache)
 
     def _cifar(self, train: bool, download: bool = False) -> Images:
         """CIFAR through torchvision."""

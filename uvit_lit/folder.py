@@ -48,17 +48,42 @@ def load_folder(root: Path, size: int, cache: Path) -> Images:
     Raises:
         ValueError: If no file can be decoded.
     """
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not files:
-        raise ValueError(f"no images below {root}; accepted: {', '.join(sorted(SUFFIXES))}")
-    names = [str(path.relative_to(root)) for path in files]
-    stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    key = hashlib.sha256(repr((str(root.resolve()), size, names, stats)).encode()).hexdigest()
-    path = cache / f"{key[:32]}.npz"
+    files = list_images(root)
+    path = cache / f"{folder_key(root, files, size)}.npz"
     if not path.exists():
         _decode(root, files, size, path)
     with np.load(path, allow_pickle=False) as stored:
-        pixels, errors = stored["pixels"], stored["errors"]
+        pixels, errors = stored["pixels"], stored["errors"].tolist()
+    return Images(torch.from_numpy(pixels), *arrange(root, files, errors))
+
+
+def list_images(root: Path) -> list[Path]:
+    """Image files below a directory, in the order of their names.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
+        raise ValueError(f"no images below {root}; accepted: {', '.join(sorted(SUFFIXES))}")
+    return files
+
+
+def folder_key(root: Path, files: list[Path], *more: object) -> str:
+    """Key of what is made from image files: their names, sizes and times, and ``more``."""
+    names = [str(path.relative_to(root)) for path in files]
+    stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    content = repr((str(root.resolve()), *more, names, stats))
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def arrange(root: Path, files: list[Path], errors: list[str]) -> tuple[Tensor, list[str]]:
+    """Labels and class names of the files that could be decoded; names the others on stderr.
+
+    Raises:
+        ValueError: If no file could be decoded, or some are in class folders and some are not.
+    """
+    names = [str(path.relative_to(root)) for path in files]
     kept = [name for name, error in zip(names, errors, strict=True) if not error]
     for name, error in zip(names, errors, strict=True):
         if error:
@@ -73,21 +98,25 @@ def load_folder(root: Path, size: int, cache: Path) -> Images:
         raise ValueError(f"{root} holds class folders and also loose images such as {loose}")
     classes = sorted(set(folders) - {""})
     labels = torch.tensor([classes.index(folder) if folder else 0 for folder in folders])
-    return Images(torch.from_numpy(pixels), labels, classes)
+    return labels, classes
 
 
 def _decode(root: Path, files: list[Path], size: int, path: Path) -> None:
     """Decode image files into ``path``: pixels of the good ones, an error text for every one."""
-    pixels, errors = [], []
-    for file in tqdm(files, desc=f"decoding {root}", unit="img"):
-        try:
-            pixels.append(decode(file, size))
-            errors.append("")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            errors.append(f"not a readable image ({type(error).__name__})")
+    decoded = [try_decode(file, size) for file in tqdm(files, desc=f"decoding {root}", unit="img")]
+    pixels = [image for image, error in decoded if not error]
+    errors = [error for _, error in decoded]
     stacked = np.stack(pixels) if pixels else np.empty((0, 3, size, size), np.uint8)
     with replacing(path, suffix=f".{os.getpid()}.partial") as output:  # every rank decodes
         np.savez(output, pixels=stacked, errors=np.array(errors))
+
+
+def try_decode(path: Path, size: int) -> tuple[np.ndarray, str]:
+    """Image of a file by ``decode``, and an error text that is empty where it could be read."""
+    try:
+        return decode(path, size), ""
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return np.empty(0), f"not a readable image ({type(error).__name__})"
 
 
 def decode(path: Path, size: int) -> np.ndarray:

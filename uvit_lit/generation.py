@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from uvit_lit.autoencoder import Autoencoder, check_latents, load_autoencoder
 from uvit_lit.checkpoint import Model, load_model
 from uvit_lit.classes import find_class
 from uvit_lit.cli import fail
@@ -29,6 +30,14 @@ def choose_labels(model: Model, classes: list[str] | None, n: int) -> list[int] 
         return None
     labels = [find_class(name, known) for name in classes] if classes else range(len(known))
     return [labels[k % len(labels)] for k in range(n)]
+
+
+def find_autoencoder(
+    model: Model, name: str | None, device: torch.device | str = "cpu"
+) -> Autoencoder | None:
+    """The autoencoder by name, or the one that the model was trained with; None for pixels."""
+    name = name or model.data.get("autoencoder")
+    return None if name is None else load_autoencoder(name, device)
 
 
 def check_numbers(args: argparse.Namespace) -> None:
@@ -102,6 +111,7 @@ class Generation:
         steps: Steps of the solver, 1 to 1000.
         batch_size: Images that a device computes at once.
         devices: What shares the images out.
+        autoencoder: What makes images of the latents of a latent model.
     """
 
     model: Model
@@ -112,11 +122,13 @@ class Generation:
     steps: int
     batch_size: int
     devices: Devices
+    autoencoder: Autoencoder | None = None
 
     def __post_init__(self) -> None:
         """Refuse what the model cannot do, and what has no meaning."""
         if not self.seeds:
             raise ValueError("n is 0; accepted: at least 1")
+        check_latents(self.autoencoder, self.model.image_shape[0])
         if self.cfg != 1 and not self.model.can_guide:
             raise ValueError(
                 f"cfg is {self.cfg:g}, but this model was trained without class dropout"
@@ -138,13 +150,22 @@ class Generation:
         seeds = list(range(args.seed, args.seed + args.n))
         labels = choose_labels(model, args.classes, args.n)
         return cls(
-            model, seeds, labels, args.cfg, args.solver, args.steps, args.batch_size, devices
-        )
+            model, seeds, labels, args.cfg, args.solver, args.steps, args.batch_size, devices,
+            find_autoencoder(model, args.vae),
+        )  # fmt: skip
 
     def launch(self) -> None:
         """Start all devices, when everything that the options can have wrong was checked."""
         self.devices.launch()
         self.model.denoiser.to(self.devices.device)
+        if self.autoencoder is not None:
+            self.autoencoder.network.to(self.devices.device)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images in pixels."""
+        factor = 1 if self.autoencoder is None else self.autoencoder.factor
+        return self.model.image_shape[-1] * factor
 
     def cells(self, args: argparse.Namespace) -> list[Cell]:
         """Cells of a grid of settings, every one of them tried.
@@ -190,6 +211,8 @@ class Generation:
                 device=self.devices.device,
                 progress=bar,
             )
+            if self.autoencoder is not None:
+                images = self.autoencoder.decode(images)
             return to_uint8(images)
 
         try:
@@ -222,6 +245,7 @@ def generate(
     batch_size: int = 64,
     progress: bool = True,
     preset: str | None = None,
+    vae: str | None = None,
     **skips: Any,
 ) -> Tensor:
     """Generate images from Python, as sample.py does.
@@ -236,6 +260,7 @@ def generate(
         steps: Steps of the solver, 1 to 1000.
         batch_size: Images computed at once.
         progress: Whether to show a bar.
+        vae: Directory or Hub name of the autoencoder of a latent model; None is the trained one.
         preset: One of ``uvit_lit.presets.PRESETS``, from which ``skips`` may differ.
         **skips: s, b, filter, cutoff, t_range and so on, as ``Denoiser.set_skips`` takes them;
             what is not named is as trained.
@@ -250,7 +275,10 @@ def generate(
     labels = choose_labels(model, classes, n)
     devices = Devices(next(model.denoiser.parameters()).device)
     seeds = list(range(seed, seed + n))
-    generation = Generation(model, seeds, labels, cfg, solver, steps, batch_size, devices)
+    autoencoder = find_autoencoder(model, vae, devices.device)
+    generation = Generation(
+        model, seeds, labels, cfg, solver, steps, batch_size, devices, autoencoder
+    )
     with generation.bar(1, show=progress) as bar:
         return generation.run(bar)
 
