@@ -1,5 +1,6 @@
 """From a file of weights, or the Hugging Face Hub, to a model that samples, and back."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,8 @@ def complete(
     table = "sd" if dim == 1152 else "vp"
     weights.schedule = weights.schedule or schedule or table
     weights.prediction = weights.prediction or "eps"
-    if not weights.class_names:
+    synsets = all(re.fullmatch(r"n\d{8}", name) for name in weights.class_names)
+    if synsets or not weights.class_names:  # ImageNet's folders are in the order of its classes
         weights.class_names = class_names(arguments["num_classes"])
 
 
