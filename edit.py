@@ -116,6 +116,8 @@ def main(arguments: list[str] | None = None) -> None:
         set_skips(model, args)
         area = None if mask is None else mask[..., ::factor, ::factor].to(device)
         result = to_pixels(regenerate(denoiser, path, y, args.t_min, bar, area))
+        if mask is not None and vae is not None:  # which does not keep what it decodes
+            result = torch.where(mask.bool(), result, image)
 
     errors = {"reconstruction_psnr_db": psnr(reconstruction, image)}
     difference = (result.float() - image.float()).abs()

@@ -24,7 +24,7 @@ from uvit_lit.cli import (
     checked_input,
     comma_list,
 )
-from uvit_lit.files import replacing, write
+from uvit_lit.files import write, write_torch
 
 if TYPE_CHECKING:  # heavy: imported after the arguments are parsed
     from torch import Tensor
@@ -64,10 +64,12 @@ def reference_images(args: argparse.Namespace, generation: "Generation") -> "Ten
 
     known = generation.model.data
     name, root = args.data or known.get("name"), args.data_root or known.get("root")
-    if name is None:
+    if name is None or (name == "folder" and root is None):
         raise ValueError("the checkpoint does not say its data: give --data and --data_root")
     data = ImageData(name, root or "data", image_size=generation.image_size)
-    data.prepare_data()
+    if generation.devices.is_main:
+        data.prepare_data()
+    generation.devices.decide(None)  # the others wait for a download
     data.setup()
     images = data.train if args.split == "train" else data.validation
     if images is None:
@@ -77,9 +79,10 @@ def reference_images(args: argparse.Namespace, generation: "Generation") -> "Ten
 
 def load_reference(
     args: argparse.Namespace, extract: "Features", generation: "Generation"
-) -> "Reference":
-    """The reference: from a file, from the cache, or built now."""
+) -> "tuple[Reference, str]":
+    """The reference, from a file, from the cache, or built now; and a hash of what it is of."""
     from uvit_lit.distances import Reference
+    from uvit_lit.generation import file_hash
 
     if args.stats is not None:
         reference = Reference.read(args.stats)
@@ -88,18 +91,19 @@ def load_reference(
                 f"statistics {args.stats} have {len(reference.mu)} features, "
                 f"{extract.name} has {extract.num_features}"
             )
-        return reference
+        return reference, file_hash(args.stats)
     pixels = reference_images(args, generation)
-    key = hashlib.sha256(pixels.numpy().tobytes())
-    key.update(f"{extract.name} {extract.num_features} {tuple(pixels.shape)}".encode())
-    file = f"reference_{extract.name.replace(':', '.')}_{key.hexdigest()[:24]}.npz"
-    path = Path("data/cache") / file
+    content = hashlib.sha256(pixels.numpy().tobytes())
+    weights = args.inception_weights and file_hash(args.inception_weights)
+    content.update(f"{extract.name} {extract.num_features} {weights} {pixels.shape}".encode())
+    key = content.hexdigest()
+    path = Path("data/cache") / f"reference_{extract.name.replace(':', '.')}_{key[:24]}.npz"
     if extract.devices.decide(path.exists()):
-        return Reference.read(path)
+        return Reference.read(path), key
     reference = Reference.build(extract, pixels, args.batch_size)
     if extract.devices.is_main:
         reference.write(path)
-    return reference
+    return reference, key
 
 
 def measure(
@@ -149,8 +153,7 @@ def measure(
                 "detail": batches[0] if batches else {},
                 "distances": None if distances is None else distances.state_dict(),
             }
-            with replacing(state) as file:
-                torch.save(content, file)
+            write_torch(state, content)
     return batches[0] if batches else {}
 
 
@@ -198,7 +201,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     args = build_parser().parse_args(arguments)
 
-    from uvit_lit.generation import Generation, file_hash, set_skips
+    from uvit_lit.generation import Generation, set_skips
     from uvit_lit.metrics import estimate
 
     with checked_input():
@@ -210,37 +213,30 @@ def main(arguments: list[str] | None = None) -> None:
         generation = Generation.from_options(args)
         cells = generation.cells(args)
         generation.launch()
-        extract = reference = None
+        extract = reference = reference_hash = None
         if metrics - {"detail"}:
             from uvit_lit.distances import Distances
             from uvit_lit.features import load_features
 
             extract = load_features(args.features, generation.devices, args.inception_weights)
-            reference = load_reference(args, extract, generation)
+            reference, reference_hash = load_reference(args, extract, generation)
             Distances(reference, metrics)
             if args.save_stats is not None and generation.devices.is_main:
                 reference.write(args.save_stats)
         identity = {
-            "checkpoint_sha256": file_hash(generation.model.path),
+            **generation.identity(),
             "training_steps": generation.model.step,
             "images": args.n,
             "first_seed": args.seed,
             "labels": "in turn" if args.classes is None else args.classes,
-            "cfg": args.cfg,
-            "solver": args.solver,
-            "steps": args.steps,
-            "model": [args.vae, args.img_size, args.schedule],
             "t_range": args.t_range,
             "t_fade": args.t_fade,
             "features": args.features if extract is not None else None,
-            "inception_weights": args.inception_weights and file_hash(args.inception_weights),
-            "reference": (
-                f"{args.stats} {file_hash(args.stats)}" if args.stats
-                else [args.data, args.data_root, args.split]
-            ),
+            "reference": str(args.stats or [args.data, args.data_root, args.split]),
+            "reference_sha256": reference_hash,
             "metrics": sorted(metrics),
             "design": [args.order, args.ripple, args.attenuation, args.b_channels],
-        }  # fmt: skip
+        }
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
         out = args.out / f"evaluation_{generation.model.name}_{digest}"
         out.mkdir(parents=True, exist_ok=True)

@@ -91,23 +91,21 @@ def main(arguments: list[str] | None = None) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     from uvit_lit.figures import plot_cell_spectra, plot_cells
-    from uvit_lit.generation import Cell, Generation, file_hash
+    from uvit_lit.generation import Cell, Generation
     from uvit_lit.metrics import detail
 
     with checked_input():
         generation = Generation.from_options(args)
         cells = generation.cells(args)
-        content = file_hash(generation.model.path)
         key = json.dumps([
-            content, args.seed, args.n, generation.labels, args.cfg, args.solver, args.steps,
-            args.vae, args.img_size, args.schedule, args.t_range, args.t_fade,
+            generation.identity(), args.seed, args.n, generation.labels, args.t_range, args.t_fade,
             args.order, args.ripple, args.attenuation, args.b_channels,
         ])  # fmt: skip
         digest = hashlib.sha256(key.encode()).hexdigest()[:8]
         out = args.out / f"sweep_{generation.model.name}_{digest}"
         out.mkdir(parents=True, exist_ok=True)
+        generation.launch()
 
-    generation.launch()
     with checked_input(), generation.bar(len(cells), desc="sweep") as bar:
         images = {
             cell: draw(cell, out / "cells" / f"{cell.stem()}.png", generation, args, bar)

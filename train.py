@@ -6,6 +6,7 @@ chooses another recipe, every entry of which is also an option; ``--ckpt_path la
 
 import inspect
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -112,8 +113,16 @@ def check_run(cli: TrainCLI) -> None:
         if "hyper_parameters" not in saved:
             raise ValueError(f"checkpoint {cli.config.ckpt_path} was not written by train.py")
         check_resume(model, saved["hyper_parameters"])
+        there = saved.get("datamodule_hyper_parameters", {}).get("autoencoder")
+        if there != data.hparams["autoencoder"]:
+            raise ValueError(
+                f"data.autoencoder is {data.hparams['autoencoder']} here and {there} in the "
+                "checkpoint"
+            )
     if trainer.precision not in PRECISIONS:
         raise ValueError(f"precision is {trainer.precision}; accepted: {', '.join(PRECISIONS)}")
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return  # the first process checks, downloads and encodes; Lightning sets up the others
     check_latents(data.autoencoder, model.hparams["in_chans"])
     data.prepare_data()
     data.setup()

@@ -13,6 +13,7 @@ from conftest import ROOT, error_line
 from PIL import Image
 
 from sample import main as sample_main
+from uvit_lit import generate, load_model
 from uvit_lit.devices import Devices
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--"]
@@ -112,9 +113,38 @@ def test_more_devices_than_there_are(trained, tmp_path, capsys, count):
     assert not (tmp_path / "out").exists()
 
 
-def test_torchrun_started_another_number(trained, capsys, monkeypatch):
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    arguments = ["--ckpt", str(trained), "--devices", "1"]
-    status, line = error_line(capsys, sample_main, arguments)
+@pytest.mark.parametrize(("here", "everywhere", "asked"), [("2", "2", ["--devices", "1"]),
+                                                          ("1", "2", [])])  # fmt: skip
+def test_torchrun_started_other_processes(trained, capsys, monkeypatch, here, everywhere, asked):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    monkeypatch.setenv("WORLD_SIZE", everywhere)
+    status, line = error_line(capsys, sample_main, ["--ckpt", str(trained), *asked])
     assert status == 2
-    assert "devices is 1, but torchrun started 2" in line
+    assert f"torchrun started {everywhere} processes, {here} on this machine" in line
+
+
+def test_python_in_a_process_of_torchrun(trained, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert len(generate(load_model(trained), 1, steps=1, progress=False)) == 1
+
+
+@pytest.mark.slow
+def test_a_failure_in_one_process_is_a_line_in_each(trained, tmp_path):
+    """The main one cannot write; the other one says that it stopped, without a traceback."""
+    (tmp_path / "fails.py").write_text(
+        "import resource, sweep\n"
+        "from uvit_lit import files\n"
+        "def refuse(path, content): raise OSError('no space')\n"
+        "files.write = sweep.write = refuse\n"
+        "sweep.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "fails.py", "--ckpt", trained, "--steps", "2", "--device", "cpu",
+         "--devices", "2", "--n", "2", *SKIPS, "--out", "out"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "error: no space" in done.stderr
+    assert "Traceback" not in done.stderr

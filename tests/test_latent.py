@@ -1,5 +1,6 @@
 """Latent diffusion with a small autoencoder of random weights, from the cache to a sweep."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from conftest import ROOT, error_line, make_folder, train_arguments
 from diffusers import AutoencoderKL
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import edit
 import evaluate
@@ -17,6 +19,7 @@ import sweep
 import train
 from uvit_lit import generate, latents, load_model
 from uvit_lit.autoencoder import load_autoencoder
+from uvit_lit.generation import Generation
 from uvit_lit.latents import draw_latents, load_latents
 
 
@@ -123,21 +126,40 @@ def test_samples_are_decoded(trained_on_latents, tmp_path, capsys):
     assert images.shape == (2, 3, 32, 32)
 
 
-def test_sweep_and_edit_and_evaluate_see_pixels(trained_on_latents, tmp_path, capsys, monkeypatch):
+def test_sweep_edit_and_evaluate_see_pixels(trained_on_latents, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT / "tests")
     common = ["--ckpt", str(trained_on_latents), "--steps", "2", "--out", "out"]
     grid = [*common, "--n", "2", "--s", "0.5,1", "--b", "1"]
-    for _ in range(2):  # the second time its cells are read
+    sweep.main(grid)
+    with monkeypatch.context() as patch:
+        patch.setattr(Generation, "run", lambda *_: pytest.fail("a cell was not kept"))
         sweep.main(grid)
     out = Path(capsys.readouterr().out.splitlines()[-1])
     assert np.asarray(Image.open(out / "cells" / "s0.5_b1.png")).shape == (32, 64, 3)
     evaluate.main([*grid, "--metrics", "fid,detail", "--features", "test_evaluate:moments"])
+    report = json.loads(Path(capsys.readouterr().out.splitlines()[-1]).read_text())
+    assert len(report["autoencoder_sha256"]) == 64
     picture = trained_on_latents.parents[4] / "images" / "test" / "cat" / "00.png"
     mask = np.zeros((32, 32), np.uint8)
     mask[:16] = 255
     Image.fromarray(mask).save("mask.png")
     edit.main([str(picture), *common, "--s", "0.5", "--mask", "mask.png"])
+    printed = capsys.readouterr().out
+    assert "mean_change_outside_mask_grey_levels: 0.00" in printed
+    assert "mean_change_grey_levels: 0.00" not in printed
+
+
+def test_another_autoencoder_is_another_sweep(trained_on_latents, tmp_path, capsys, vae):
+    other = Path(make_autoencoder(tmp_path / "other"))
+    weights = load_file(other / "diffusion_pytorch_model.safetensors")
+    weights["decoder.conv_out.bias"] += 0.5
+    save_file(weights, other / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+    command = ["--ckpt", str(trained_on_latents), "--steps", "1", "--n", "1", "--s", "1", "--b",
+               "1", "--out", str(tmp_path / "out")]  # fmt: skip
+    for name in (vae, str(other)):
+        sweep.main([*command, "--vae", name])
+    assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 @pytest.mark.slow
@@ -155,25 +177,52 @@ def test_two_hundred_steps_on_latents_learn(vae, tmp_path, monkeypatch):
     assert log.Images("samples")[-1].width > 100
 
 
+def without_decoder(directory):
+    path = make_autoencoder(directory) + "/diffusion_pytorch_model.safetensors"
+    kept = {k: v for k, v in load_file(path).items() if not k.startswith("decoder")}
+    save_file(kept, path, {"format": "pt"})
+
+
+def with_configuration(**changes):
+    def make(directory):
+        make_autoencoder(directory)
+        config = json.loads((directory / "config.json").read_text())
+        (directory / "config.json").write_text(json.dumps({**config, **changes}))
+
+    return make
+
+
+def empty(directory):
+    directory.mkdir()
+    (directory / "config.json").write_text("{}")
+
+
 @pytest.mark.parametrize(
-    ("content", "message"),
+    "make",
     [
-        (None, "no autoencoder in"),
-        ("{}", "no autoencoder in"),
-        ("no json", "no autoencoder in"),
+        lambda directory: None,
+        empty,
+        without_decoder,
+        with_configuration(block_out_channels=[]),
+        with_configuration(scaling_factor="x"),
+        with_configuration(latent_channels=5),
     ],
 )
-def test_a_wrong_autoencoder(trained_on_latents, tmp_path, capsys, content, message):
-    directory = tmp_path / "vae"
-    if content is not None:
-        directory.mkdir()
-        (directory / "config.json").write_text(content)
-    command = ["--ckpt", str(trained_on_latents), "--vae", str(directory), "--out",
+def test_a_wrong_autoencoder(trained_on_latents, tmp_path, capsys, make):
+    make(tmp_path / "vae")
+    command = ["--ckpt", str(trained_on_latents), "--vae", str(tmp_path / "vae"), "--out",
                str(tmp_path / "out")]  # fmt: skip
     status, line = error_line(capsys, sample.main, command)
-    assert status == 2
-    assert message in line
+    assert (status, "no autoencoder in" in line) == (2, True)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_resumed_run_keeps_its_autoencoder(trained_on_latents, tmp_path, capsys):
+    folder = trained_on_latents.parents[4] / "images"
+    other = make_autoencoder(tmp_path / "other")
+    arguments = latent_arguments(folder, other, ckpt_path=trained_on_latents)
+    status, line = error_line(capsys, train.main, arguments)
+    assert (status, "in the checkpoint" in line) == (2, True)
 
 
 def test_channels_that_do_not_fit(trained_on_latents, trained, folder, tmp_path, capsys, vae):

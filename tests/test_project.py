@@ -24,20 +24,20 @@ ARROWS = {
     "presets": set(),
     "cli": {"presets"},
     "files": set(),
-    "devices": set(),
+    "devices": {"cli"},
     "folder": {"files"},
     "autoencoder": set(),
-    "latents": {"autoencoder", "files", "folder"},
-    "data": {"autoencoder", "devices", "folder", "latents", "shapes"},
+    "latents": {"autoencoder", "devices", "files", "folder"},
+    "data": {"autoencoder", "folder", "latents", "shapes"},
     "saving": {"files"},
     "settings": {"filters"},
     "skips": {"filters", "settings"},
     "uvit": {"settings", "skips"},
     "denoiser": {"schedule"},
     "sampler": {"denoiser", "schedule"},
-    "weights": {"files", "uvit"},
+    "weights": {"classes", "files", "filters", "uvit"},
     "classes": set(),
-    "card": {"weights"},
+    "card": {"settings", "weights"},
     "checkpoint": {"card", "classes", "denoiser", "uvit", "weights"},
     "finetune": {"denoiser", "filters", "weights"},
     "generation": {
@@ -62,6 +62,7 @@ PUBLISHED = {
     "cifar10_uvit_small": 44_255_328,
     "imagenet256_uvit_large": 286_763_172,
     "imagenet256_uvit_huge": 500_832_016,
+    "imagenet512_uvit_large": 286_861_524,
 }
 """Parameters that the official code counts."""
 

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from sample import main as sample_main
+from sweep import main as sweep_main
 from uvit_lit import Model, checkpoint, generate, load_model
 from uvit_lit.checkpoint import complete
 from uvit_lit.classes import CIFAR10, class_names, find_class
@@ -38,6 +39,16 @@ def official_state(backbone, rows_are_classes=False):
     if rows_are_classes:
         state["label_emb.weight"] = state["label_emb.weight"][:-1].clone()
     return state
+
+
+def save(module, path, names=()):
+    """What train.py would write after seven steps."""
+    torch.save({
+        "state_dict": module.state_dict(),
+        "hyper_parameters": dict(module.hparams),
+        "global_step": 7,
+        "ImageData": {"class_names": list(names)},
+    }, path)  # fmt: skip
 
 
 @pytest.fixture
@@ -77,6 +88,21 @@ def test_a_training_directory_of_the_official_code(official, tmp_path):
     directory.mkdir()
     path.rename(directory / "nnet_ema.pth")
     assert load_model(directory).name == "500"
+    sweep_main(["--ckpt", str(directory), "--n", "1", "--steps", "1", "--s", "1", "--b", "1",
+                "--out", str(tmp_path / "out")])  # fmt: skip
+    assert next((tmp_path / "out").glob("sweep_500_*/grid.png"))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_alone(official, tmp_path, zipped):
+    """Safetensors without our card, and files of old versions of torch."""
+    path, backbone = official
+    if zipped:
+        path = tmp_path / "model.safetensors"
+        save_file(official_state(backbone), path)
+    else:
+        torch.save(official_state(backbone), path, _use_new_zipfile_serialization=False)
+    assert torch.equal(load_model(path).denoiser.backbone.pos_embed, backbone.pos_embed)
 
 
 @pytest.mark.parametrize("filter", ["none", "butterworth"])
@@ -86,13 +112,7 @@ def test_safetensors_carry_everything(tmp_path, filter, monkeypatch):
         schedule="cosine", prediction="v", img_size=8, embed_dim=32, num_heads=2, depth=2,
         num_classes=2, filter=filter,
     )  # fmt: skip
-    checkpoint = {
-        "state_dict": module.state_dict(),
-        "hyper_parameters": dict(module.hparams),
-        "global_step": 7,
-        "ImageData": {"class_names": ["cat", "ship"]},
-    }
-    torch.save(checkpoint, tmp_path / "model.ckpt")
+    save(module, tmp_path / "model.ckpt", ["cat", "ship"])
     out = tmp_path / "model.safetensors"
     export_main([str(out), "--ckpt", str(tmp_path / "model.ckpt"), "--licence", "cc-by-4.0"])
     with safe_open(out, framework="pt") as file:
@@ -105,6 +125,18 @@ def test_safetensors_carry_everything(tmp_path, filter, monkeypatch):
     assert (two.training, two.can_guide) == ("7 training steps", True)
     images = [generate(m, 3, steps=2, progress=False, s=0.5) for m in (one, two)]
     assert torch.equal(*images)
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_learned_cutoffs_keep_their_value_at_another_size(tmp_path, size):
+    torch.manual_seed(0)
+    module = DiffusionModule(
+        img_size=16, embed_dim=32, num_heads=2, depth=2, filter="butterworth", s=0.6, cutoff=0.7
+    )
+    save(module, tmp_path / "model.ckpt")
+    (skip,) = load_model(tmp_path / "model.ckpt", img_size=size).denoiser.backbone.long_skips
+    assert skip.settings.cutoff == pytest.approx(0.7, abs=1e-5)
+    assert skip.settings.s == pytest.approx(0.6, abs=1e-5)
 
 
 @pytest.mark.parametrize("filter", ["none", "butterworth"])
@@ -142,16 +174,50 @@ def test_another_image_size(official):
 
 def test_what_the_official_layout_loses_is_said(tmp_path, capsys):
     torch.manual_seed(0)
-    module = DiffusionModule(img_size=8, embed_dim=32, num_heads=2, depth=2, filter="chebyshev")
-    torch.save({"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams),
-                "global_step": 0}, tmp_path / "model.ckpt")  # fmt: skip
-    export_main([str(tmp_path / "model.pth"), "--ckpt", str(tmp_path / "model.ckpt")])
-    notes = capsys.readouterr().err
-    assert "no place for filter chebyshev" in notes
-    assert "does not record the 2 heads" in notes
+    module = DiffusionModule(
+        schedule="linear", img_size=8, embed_dim=32, num_heads=2, depth=2, filter="chebyshev",
+        num_classes=2, class_dropout=0.0,
+    )  # fmt: skip
+    save(module, tmp_path / "model.ckpt", ["cat", "ship"])
+    out = tmp_path / "model.pth"
+    export_main([str(out), "--ckpt", str(tmp_path / "model.ckpt")])
+    (note,) = capsys.readouterr().err.splitlines()
+    for lost in ("filter chebyshev", "2 heads", "schedule linear", "last is no class", "names"):
+        assert lost in note
     with pytest.raises(ValueError, match="give --num_heads"):
-        load_model(tmp_path / "model.pth")
-    assert load_model(tmp_path / "model.pth", num_heads=2).image_shape == (3, 8, 8)
+        load_model(out)
+    again = load_model(out, num_heads=2, schedule="linear")
+    assert (again.image_shape, again.class_names) == ((3, 8, 8), ["0", "1"])
+
+
+def test_a_network_that_predicts_the_image_is_not_official(trained, tmp_path, capsys):
+    command = [str(tmp_path / "model.pth"), "--ckpt", str(trained)]
+    status, line = error_line(capsys, export_main, command)
+    assert (status, "predicts x0; accepted in the official layout: eps" in line) == (2, True)
+    assert not (tmp_path / "model.pth").exists()
+
+
+def test_heads_of_no_published_model(tmp_path):
+    """The table says 8 heads for 512 channels; a file that says nothing may have 4."""
+    torch.manual_seed(0)
+    backbone = UViT(img_size=8, embed_dim=512, num_heads=4, depth=2).eval()
+    path = tmp_path / "model.pth"
+    torch.save(official_state(backbone), path)
+    sizes = {"img_size": 8, "embed_dim": 512, "num_heads": 4, "depth": 2}
+    started = DiffusionModule(**sizes, init_from=str(path)).denoiser.backbone
+    x, t = torch.randn(1, 3, 8, 8), torch.tensor([3.0])
+    loaded = load_model(path, num_heads=4).denoiser.backbone
+    with torch.no_grad():
+        for network in (started, loaded):
+            torch.testing.assert_close(network(x, t), backbone(x, t))
+
+
+@pytest.mark.parametrize(("count", "first"), [(10, "n00000000"), (1000, "tench")])
+def test_imagenet_alone_has_names_for_its_folders(count, first, tmp_path):
+    torch.manual_seed(0)
+    module = DiffusionModule(img_size=8, embed_dim=32, num_heads=2, depth=2, num_classes=count)
+    save(module, tmp_path / "model.ckpt", [f"n{k:08}" for k in range(count)])
+    assert load_model(tmp_path / "model.ckpt").class_names[0] == first
 
 
 @pytest.fixture
@@ -168,8 +234,19 @@ def bad(official, tmp_path):
     torch.save({k: v for k, v in state.items() if k != "norm.bias"}, tmp_path / "less.pth")
     torch.save({**state, "context_embed.weight": torch.zeros(2)}, tmp_path / "more.pth")
     torch.save({**state, "norm.bias": torch.zeros(3)}, tmp_path / "shape.pth")
-    save_file(state, tmp_path / "plain.safetensors")
-    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "plain.safetensors").read_bytes()[:99])
+    torch.save({**state, "step": 5}, tmp_path / "step.pth")
+    torch.save({**state, 3: state["norm.bias"]}, tmp_path / "number.pth")
+    torch.save({**state, "pos_embed": torch.zeros(3)}, tmp_path / "flat.pth")
+    for name, card in (("list", {"arguments": [1]}), ("names", {"arguments": {}})):
+        metadata = {"uvit_lit": json.dumps({"class_names": None, **card})}
+        save_file(state, tmp_path / f"{name}.safetensors", metadata)
+    save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
+    whole = (tmp_path / "other.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[:30])
+    module = DiffusionModule(img_size=8, embed_dim=32, num_heads=2, depth=2)
+    save(module, tmp_path / "text.ckpt")
+    content = torch.load(tmp_path / "text.ckpt", weights_only=True)
+    torch.save({**content, "state_dict": {"a": "b"}}, tmp_path / "text.ckpt")
     return victim
 
 
@@ -184,7 +261,13 @@ def bad(official, tmp_path):
         ("less.pth", "norm.bias is missing"),
         ("more.pth", "context_embed.weight is too much"),
         ("shape.pth", "norm.bias is (3,) instead of (512,)"),
-        ("plain.safetensors", "does not say its architecture"),
+        ("step.pth", "'step' is a int"),
+        ("number.pth", "3 is a Tensor"),
+        ("flat.pth", "it lacks pos_embed"),
+        ("list.safetensors", "does not say its architecture"),
+        ("names.safetensors", "does not say its architecture"),
+        ("other.safetensors", "it lacks patch_embed.proj.weight"),
+        ("text.ckpt", "'a' is a str"),
         ("cut.safetensors", "damaged"),
     ],
 )
@@ -237,7 +320,13 @@ def test_save_pretrained_and_back(trained, tmp_path):
     model.save_pretrained(tmp_path / "hub", model_card_kwargs={"results": "KID 0.1, 5 images"})
     assert {p.name for p in (tmp_path / "hub").iterdir()} == {"model.safetensors", "README.md"}
     card = (tmp_path / "hub" / "README.md").read_text()
-    for promised in ("license: cc-by-4.0", "| Training steps | 8 |", "KID 0.1, 5 images", "cat"):
+    for promised in (
+        "license: cc-by-4.0",
+        "no filter, b 1; no filter, b 1",
+        "| Training steps | 8 |",
+        "KID 0.1, 5 images",
+        "cat",
+    ):
         assert promised in card
     assert str(trained.parents[4]) not in card  # nobody's paths
     again = Model.from_pretrained(tmp_path / "hub")
@@ -268,14 +357,38 @@ def test_push_to_hub_and_download(trained, tmp_path, capsys, monkeypatch):
     assert fetched == ["user/name"]
 
 
+def test_the_name_of_a_model_of_the_hub(trained, tmp_path):
+    """The cache of the Hub holds links to files that are named by their hash."""
+    blob = tmp_path / "models--user--name" / "blobs" / ("0" * 64)
+    blob.parent.mkdir(parents=True)
+    export_main([str(tmp_path / "model.safetensors"), "--ckpt", str(trained)])
+    (tmp_path / "model.safetensors").rename(blob)
+    link = blob.parents[1] / "snapshots" / "main" / "model.safetensors"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(blob)
+    assert load_model(link).name == "name"
+
+
 def test_no_network_for_the_hub(capsys, tmp_path, monkeypatch):
     def offline(*_, **__):
         raise OSError("no network")
 
     monkeypatch.setattr(checkpoint, "hf_hub_download", offline)
     status, line = error_line(capsys, sample_main, ["--ckpt", "hf://user/name"])
-    assert status == 1
-    assert "cannot download hf://user/name" in line
+    assert (status, line) == (1, "error: hf://user/name: no network")
+
+
+def test_no_network_for_an_export(trained, capsys, monkeypatch):
+    class ConnectError(Exception):
+        """The library beneath has errors of its own."""
+
+    def offline(*_, **__):
+        raise ConnectError
+
+    monkeypatch.setattr(HfApi, "create_repo", offline)
+    command = ["hf://user/name", "--ckpt", str(trained)]
+    status, line = error_line(capsys, export_main, command)
+    assert (status, line) == (1, "error: hf://user/name: ConnectError")
 
 
 def test_class_names():
@@ -283,6 +396,7 @@ def test_class_names():
     assert find_class("arctic fox", imagenet) == 279  # of ImageNet's 1,000, counted from 0
     assert find_class("macaw", imagenet) == 88
     assert find_class("Balloon", imagenet) == 417
+    assert find_class("cardigan", imagenet) == 474  # the Cardigan is a dog
     assert find_class("3", imagenet) == 3
     assert class_names(10) == CIFAR10
     assert class_names(3) == ["0", "1", "2"]

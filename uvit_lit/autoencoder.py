@@ -1,6 +1,7 @@
 """The frozen first stage of latent diffusion: images to latents and back."""
 
 import hashlib
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,17 @@ class Autoencoder:
     def __init__(self, network: Any, device: torch.device | str = "cpu") -> None:
         self.network = network.eval().requires_grad_(False).to(device)
         config = network.config
-        self.channels: int = config.latent_channels
+        self.channels = int(config.latent_channels)
         self.factor: int = 2 ** (len(config.block_out_channels) - 1)
-        self.shift: float = config.shift_factor or 0.0
-        self.scale: float = config.scaling_factor
+        self.shift = float(config.shift_factor or 0.0)
+        self.scale = float(config.scaling_factor)
 
-    @property
+    def to(self, device: torch.device | str) -> "Autoencoder":
+        """Move to a device; returns itself."""
+        self.network.to(device)
+        return self
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the weights and the scale: the key of what was encoded with them."""
         digest = hashlib.sha256(f"{self.shift} {self.scale}".encode())
@@ -92,18 +98,21 @@ def load_autoencoder(name: str, device: torch.device | str = "cpu") -> Autoencod
         directory = directory / "vae"
     local = directory.exists() or name.count("/") != 1 or name.startswith(("/", ".", "~"))
     try:
-        network = AutoencoderKL.from_pretrained(
+        network, loaded = AutoencoderKL.from_pretrained(
             str(directory) if local else name,
             use_safetensors=True,
             local_files_only=local,
             low_cpu_mem_usage=False,  # True needs accelerate
+            output_loading_info=True,
         )
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        if wrong := [*loaded["missing_keys"], *loaded["unexpected_keys"]]:
+            raise ValueError(f"tensors are missing or too many: {', '.join(sorted(wrong)[:3])}")
+        return Autoencoder(network, device)
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if local:
             raise ValueError(f"no autoencoder in {name} ({reason}); {ACCEPTED}") from None
         raise OSError(f"cannot load the autoencoder {name} ({reason}); {ACCEPTED}") from None
-    return Autoencoder(network, device)
 
 
 def check_latents(autoencoder: Autoencoder | None, channels: int) -> None:

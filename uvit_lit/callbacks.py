@@ -175,7 +175,7 @@ class SampleGrid(Callback):
             images = self._sample(trainer, pl_module)
         data = trainer.datamodule  # type: ignore[attr-defined]
         if data.autoencoder is not None:
-            images = data.autoencoder.decode(images)
+            images = data.autoencoder.to(pl_module.device).decode(images)
         grid = make_grid(to_uint8(images), nrow=self.columns)
         writer.add_image("samples", grid.repeat_interleave(2, 1).repeat_interleave(2, 2), step)
 

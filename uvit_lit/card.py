@@ -4,14 +4,16 @@ import math
 
 from huggingface_hub import ModelCardData
 
+from uvit_lit.settings import SkipSettings
 from uvit_lit.weights import Weights
 
 
-def describe_weights(weights: Weights, results: str = "") -> str:
+def describe_weights(weights: Weights, skips: list[SkipSettings], results: str = "") -> str:
     """Model card as Markdown, from what the file says and nothing else.
 
     Args:
         weights: A U-ViT and what is known about it.
+        skips: What acts on its long skips, outermost first; what is learned averaged over t.
         results: Measured figures, as Markdown with their sample size, seeds and data.
     """
     arguments = weights.arguments
@@ -32,7 +34,13 @@ def describe_weights(weights: Weights, results: str = "") -> str:
         "Data": weights.data.get("name", "unknown"),
         "Training steps": "unknown" if weights.step is None else str(weights.step),
         "Schedule, prediction": f"{weights.schedule}, {weights.prediction}",
-        "Filter on the long skips": arguments["filter"],
+        "Autoencoder": weights.data.get("autoencoder", "none: it makes pixels"),
+        "Long skips, outermost first": "; ".join(
+            f"{skip.filter}, s {skip.s:.3g}, cutoff {skip.cutoff:.3g}, b {skip.b:.3g}"
+            if skip.filter != "none"
+            else f"no filter, b {skip.b:.3g}"
+            for skip in skips
+        ),
         "Licence": weights.licence or "not stated",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())

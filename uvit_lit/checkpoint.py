@@ -1,13 +1,14 @@
 """From a file of weights, or the Hugging Face Hub, to a model that samples, and back."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
 
 from uvit_lit.card import describe_weights
 from uvit_lit.classes import class_names
@@ -16,6 +17,7 @@ from uvit_lit.uvit import UViT
 from uvit_lit.weights import (
     Weights,
     check_tensors,
+    published_schedule,
     read_weights,
     resize_positions,
     write_safetensors,
@@ -24,7 +26,8 @@ from uvit_lit.weights import (
 HUB = "hf://"
 """Prefix of a name on the Hugging Face Hub where a path is accepted: hf://user/name."""
 
-HUB_FILE = "model.safetensors"
+HUB_FILE, OFFICIAL_FILE = "model.safetensors", "nnet_ema.pth"
+"""Names of the weights in a directory of the Hub, and of the official code's training."""
 
 
 @dataclass
@@ -61,10 +64,14 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
 
     @property
     def name(self) -> str:
-        """Name of the run that trained it, or of the file."""
-        path = self.path.resolve()
-        in_a_run = path.parent.name == "checkpoints" and len(path.parents) > 2
-        return path.parents[2].name if in_a_run else path.stem
+        """Name of the run that trained it, of the model on the Hub, or of the file."""
+        path = self.path.absolute()
+        if path.parent.name == "checkpoints" and len(path.parents) > 2:
+            return path.parents[2].name
+        if path.name not in (HUB_FILE, OFFICIAL_FILE):
+            return path.stem
+        cached = [part for part in path.parts if part.startswith("models--")]  # the Hub's cache
+        return cached[-1].split("--")[-1] if cached else path.parent.stem
 
     @property
     def training(self) -> str:
@@ -80,9 +87,11 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
 
     @property
     def weights(self) -> Weights:
-        """What a file of this model holds; of its data the name alone."""
+        """What a file of this model holds; of paths of its data the last part alone."""
         tensors = {name: v.cpu() for name, v in self.denoiser.backbone.state_dict().items()}
-        data = {name: self.data[name] for name in ("name",) if name in self.data}
+        data = {name: self.data[name] for name in ("name", "autoencoder") if self.data.get(name)}
+        if "autoencoder" in data and Path(data["autoencoder"]).exists():
+            data["autoencoder"] = Path(data["autoencoder"]).name
         schedule, prediction = self.denoiser.schedule.name, self.denoiser.prediction
         return Weights(tensors, self.arguments, schedule, prediction, self.class_names,
                        self.can_guide, self.step, data, self.licence)  # fmt: skip
@@ -102,7 +111,18 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
 
     def generate_model_card(self, results: str = "", **_: Any) -> ModelCard:
         """Model card: what the weights are, how to use them, and results as Markdown."""
-        return ModelCard(describe_weights(self.weights, results))
+        skips = [long_skip.settings for long_skip in self.denoiser.backbone.long_skips]
+        return ModelCard(describe_weights(self.weights, skips, results))
+
+
+@contextmanager
+def hub_errors(name: str) -> Iterator[None]:
+    """Raise an ``OSError`` for whatever the network or the Hub refuses."""
+    try:
+        yield
+    except Exception as error:  # the network library beneath differs between versions
+        reason = " ".join(str(error).split())
+        raise OSError(f"{name}: {reason or type(error).__name__}") from None
 
 
 def find_checkpoint(path: str, runs: Path = Path("runs")) -> Path:
@@ -121,15 +141,14 @@ def find_checkpoint(path: str, runs: Path = Path("runs")) -> Path:
         OSError: If it cannot be downloaded.
     """
     if path.startswith(HUB):
-        try:
+        with hub_errors(path):
             return Path(hf_hub_download(path.removeprefix(HUB), HUB_FILE))
-        except (HfHubHTTPError, OSError) as error:
-            raise OSError(f"cannot download {path}: {error}") from None
     if path != "last":
-        if not (Path(path).is_file() or (Path(path) / "nnet_ema.pth").is_file()):
-            state = "is a directory" if Path(path).is_dir() else "does not exist"
+        given = Path(path) / OFFICIAL_FILE if Path(path).is_dir() else Path(path)
+        if not given.is_file():
+            state = f"has no {OFFICIAL_FILE}" if Path(path).is_dir() else "does not exist"
             raise ValueError(f"checkpoint {path} {state}; accepted: a file, or last")
-        return Path(path)
+        return given
     found = sorted(runs.glob("*/version_*/checkpoints/*.ckpt"), key=lambda p: p.stat().st_mtime)
     if not found:
         raise ValueError(f"no checkpoint below {runs}/: train a model first, or name a file")
@@ -174,8 +193,7 @@ def complete(
 ) -> None:
     """Fill in what the official layout does not say: heads, schedule, prediction, class names.
 
-    The published models predict the noise, on the VP-SDE, but those with 1,152 channels, which
-    have the table of Stable Diffusion.
+    All published models predict the noise.
 
     Args:
         weights: Changed in place.
@@ -200,12 +218,14 @@ def complete(
             f"{path} does not say its number of heads, and no published model has {dim} channels: "
             "give --num_heads"
         )
-    table = "sd" if dim == 1152 else "vp"
-    weights.schedule = weights.schedule or schedule or table
+    weights.schedule = weights.schedule or schedule or published_schedule(dim)
     weights.prediction = weights.prediction or "eps"
-    synsets = all(re.fullmatch(r"n\d{8}", name) for name in weights.class_names)
-    if synsets or not weights.class_names:  # ImageNet's folders are in the order of its classes
-        weights.class_names = class_names(arguments["num_classes"])
+    count, names = arguments["num_classes"], weights.class_names
+    is_imagenet = len(names) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names)
+    if is_imagenet or not names:  # ImageNet's folders are in the order of its classes
+        weights.class_names = class_names(count)
+    elif count and len(names) != count:
+        raise ValueError(f"{path} has {count} classes and {len(names)} names")
 
 
 def build(weights: Weights, path: Path, device: torch.device | str = "cpu") -> Model:

@@ -27,11 +27,13 @@ def class_names(count: int) -> list[str]:
 
 
 def find_class(name: str, known: list[str]) -> int:
-    """Label of a class by its name, in any case, or by its number.
+    """Label of a class by its name, then by its name in any case, or by its number.
 
     Raises:
         ValueError: If there is none; it names those that are close, or all where they are few.
     """
+    if name in known:
+        return known.index(name)
     names = [other.lower() for other in known]
     if name.lower() in names:
         return names.index(name.lower())

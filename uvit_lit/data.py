@@ -1,9 +1,9 @@
 """Images in memory: CIFAR-10, CIFAR-100, any folder, or shapes drawn here.
 
-A data set is one uint8 tensor, and a batch is an index, a flip and a scale. Training is an endless
-stream counted in optimiser steps: batch n of rank r is a function of (seed, n, r) alone, so a
-resumed run continues exactly, with no state to save. Every batch carries the seed of all further
-randomness of its step.
+A data set is one tensor, of pixels or of the moments of latents, and a batch is an index, a flip
+and a scale. Training is an endless stream counted in optimiser steps: batch n of rank r is a
+function of (seed, n, r) alone, so a resumed run continues exactly, with no state to save. Every
+batch carries the seed of all further randomness of its step.
 """
 
 import dataclasses
@@ -19,7 +19,6 @@ from torch import Tensor
 
 from uvit_lit import shapes
 from uvit_lit.autoencoder import Autoencoder, load_autoencoder
-from uvit_lit.devices import choose_device
 from uvit_lit.folder import Images, load_folder
 from uvit_lit.latents import draw_latents, load_latents
 
@@ -187,10 +186,10 @@ class ImageData(LightningDataModule):
 
     @cached_property
     def autoencoder(self) -> Autoencoder | None:
-        """What makes images of the latents; None where the data are pixels."""
+        """What makes images of the latents, on the CPU; None where the data are pixels."""
         if self.autoencoder_name is None:
             return None
-        return load_autoencoder(self.autoencoder_name, choose_device("auto"))
+        return load_autoencoder(self.autoencoder_name)
 
     def prepare_data(self) -> None:
         """Download, or encode latents, once per machine."""

@@ -2,11 +2,14 @@
 
 import atexit
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from uvit_lit.cli import fail
 
 
 def choose_device(name: str) -> torch.device:
@@ -24,6 +27,38 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def count_devices(device: torch.device, asked: int | None) -> int:
+    """Number of processes that share the work.
+
+    Args:
+        device: Kind of device.
+        asked: What the user asked for; None takes what torchrun started, else 1.
+
+    Raises:
+        ValueError: If there are not so many devices, or torchrun started other ones.
+    """
+    started = int(os.environ.get("LOCAL_WORLD_SIZE", 0))  # by torchrun
+    count = started or 1 if asked is None else asked
+    present = {"cpu": os.cpu_count(), "cuda": torch.cuda.device_count()}.get(device.type) or 1
+    if not 1 <= count <= present:
+        raise ValueError(f"devices is {count}; accepted here: 1 to {present} ({device.type})")
+    if started and (started != count or os.environ.get("WORLD_SIZE") != str(started)):
+        raise ValueError(
+            f"devices is {count}, but torchrun started {os.environ.get('WORLD_SIZE')} processes, "
+            f"{started} on this machine; accepted: as many, on one machine"
+        )
+    return count
+
+
+@contextmanager
+def _all_alive() -> Iterator[None]:
+    """End with one line where another process has gone, which has said why."""
+    try:
+        yield
+    except RuntimeError:
+        fail("another process has stopped", 1)
+
+
 class Devices:
     """The processes that share the work, each with a device; one process until ``launch``.
 
@@ -32,21 +67,12 @@ class Devices:
 
     Args:
         device: Device of this process, or its kind where several processes share the work.
-        count: Number of processes; None is 1, or what torchrun started.
-
-    Raises:
-        ValueError: If there are not so many devices, or torchrun started another number.
+        count: Number of processes, from ``count_devices``.
     """
 
-    def __init__(self, device: torch.device, count: int | None = 1) -> None:
-        started = int(os.environ.get("LOCAL_WORLD_SIZE", 0))  # by torchrun
-        self.device, self.count, self.rank = device, count or started or 1, 0
+    def __init__(self, device: torch.device, count: int = 1) -> None:
+        self.device, self.count, self.rank = device, count, 0
         self._fabric: Any = None
-        present = {"cpu": os.cpu_count(), "cuda": torch.cuda.device_count()}.get(device.type) or 1
-        if count is not None and not 1 <= count <= present:
-            raise ValueError(f"devices is {count}; accepted here: 1 to {present} ({device.type})")
-        if started not in (0, self.count):
-            raise ValueError(f"devices is {count}, but torchrun started {started} processes")
 
     @property
     def is_main(self) -> bool:
@@ -81,12 +107,15 @@ class Devices:
         if self._fabric is None:
             return function(list(range(n)))
         first = self.rank * self.share(n)
-        rows = function([min(first + k, n - 1) for k in range(self.share(n))])
-        rows = rows.to(self.device)
+        rows = function([min(first + k, n - 1) for k in range(self.share(n))]).to(self.device)
         parts = [torch.empty_like(rows) for _ in range(self.count)]
-        torch.distributed.all_gather(parts, rows)
+        with _all_alive():
+            torch.distributed.all_gather(parts, rows)
         return torch.cat(parts)[:n].cpu()
 
     def decide(self, value: Any) -> Any:
-        """The main process's value, in every process."""
-        return value if self._fabric is None else self._fabric.broadcast(value)
+        """The main process's value, in every process, which wait for it here."""
+        if self._fabric is None:
+            return value
+        with _all_alive():
+            return self._fabric.broadcast(value)

@@ -18,6 +18,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("out", help="file to write: .safetensors, or .pth for the official layout; or "
         "hf://user/name to share it on the Hugging Face Hub")  # fmt: skip
     add("--ckpt", default="last", help="checkpoint; 'last' (default): the newest under runs/")
+    add("--num_heads", type=int, help="heads, of official weights that are no published model's")
+    add("--schedule", help="vp, linear, cosine or sd, of such weights (default: the published)")
     add("--licence", help="licence of the weights, such as cc-by-4.0")
     add("--results", type=Path, help="Markdown with measured figures for the model card, such as "
         "the results.md of evaluate.py")  # fmt: skip
@@ -32,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     args = build_parser().parse_args(arguments)
 
-    from uvit_lit.checkpoint import HUB, load_model
+    from uvit_lit.checkpoint import HUB, hub_errors, load_model
     from uvit_lit.weights import write_official, write_safetensors
 
     with checked_input():
@@ -45,11 +47,12 @@ def main(arguments: list[str] | None = None) -> None:
             raise ValueError(f"{out} exists already")
         if args.results is not None and not args.results.is_file():
             raise ValueError(f"results {args.results} is not a file")
-        model = load_model(args.ckpt)
+        model = load_model(args.ckpt, num_heads=args.num_heads, schedule=args.schedule)
         model.licence = args.licence or model.licence
         if args.out.startswith(HUB):
             card = {"results": args.results.read_text() if args.results else ""}
-            print(model.push_to_hub(args.out.removeprefix(HUB), model_card_kwargs=card))
+            with hub_errors(args.out):
+                print(model.push_to_hub(args.out.removeprefix(HUB), model_card_kwargs=card))
         else:
             write = write_official if out.suffix == ".pth" else write_safetensors
             write(model.weights, out)

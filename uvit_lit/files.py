@@ -43,6 +43,21 @@ def write(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def write_torch(path: Path, content: Any, suffix: str = ".partial") -> None:
+    """Write a file of ``torch.save``.
+
+    Raises:
+        OSError: If it cannot be written; ``path`` is then as it was.
+    """
+    import torch
+
+    with replacing(path, suffix) as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # what torch makes of a write that failed
+            raise OSError(f"cannot write {path}: {error}") from None
+
+
 def write_png(path: Path, pixels: "np.ndarray", parameters: dict[str, Any]) -> None:
     """Write (height, width, 3) uint8 pixels as a PNG that carries its parameters as text."""
     from PIL import Image

@@ -43,7 +43,8 @@ def initialise(denoiser: Denoiser, arguments: dict[str, Any], path: Path) -> Non
     here = {
         **arguments, "schedule": denoiser.schedule.name, "prediction": denoiser.prediction
     }  # fmt: skip
-    for name in sorted(here.keys() - SKIP_ARGUMENTS):
+    assumed = {"num_heads"} if weights.schedule is None else set()
+    for name in sorted(here.keys() - SKIP_ARGUMENTS - assumed):
         if there[name] is not None and here[name] != there[name]:
             raise ValueError(f"{name} is {here[name]} here and {there[name]} in {path}")
     weights.arguments["num_heads"] = arguments["num_heads"]

@@ -21,7 +21,7 @@ class Images(NamedTuple):
     """A data set in memory.
 
     Attributes:
-        pixels: (images, channels, height, width) uint8.
+        pixels: (images, channels, height, width) uint8; of latents what ``uvit_lit.latents`` says.
         labels: (images,) int64; zeros where there are no classes.
         class_names: Names of the labels, empty where there are no classes.
     """

@@ -16,7 +16,7 @@ from uvit_lit.checkpoint import Model, load_model
 from uvit_lit.classes import find_class
 from uvit_lit.cli import fail
 from uvit_lit.denoiser import Guided
-from uvit_lit.devices import Devices, choose_device
+from uvit_lit.devices import Devices, choose_device, count_devices
 from uvit_lit.presets import preset_settings
 from uvit_lit.sampler import check_solver, count_calls, sample, to_uint8
 
@@ -78,6 +78,10 @@ def describe(model: Model, args: argparse.Namespace) -> dict[str, Any]:
     return {
         "ckpt": str(model.path),
         "training_steps": model.step,
+        "img_size": model.image_shape[-1],
+        "num_heads": model.arguments["num_heads"],
+        "schedule": model.denoiser.schedule.name,
+        "prediction": model.denoiser.prediction,
         "long_skips": [vars(long_skip.settings) for long_skip in long_skips],
         "t_range": args.t_range,
         "t_fade": args.t_fade,
@@ -143,7 +147,8 @@ class Generation:
         """
         check_numbers(args)
         check_solver(args.solver, args.steps)
-        devices = Devices(choose_device(args.device), args.devices)
+        device = choose_device(args.device)
+        devices = Devices(device, count_devices(device, args.devices))
         model = load_model(
             args.ckpt, img_size=args.img_size, num_heads=args.num_heads, schedule=args.schedule
         )
@@ -155,11 +160,37 @@ class Generation:
         )  # fmt: skip
 
     def launch(self) -> None:
-        """Start all devices, when everything that the options can have wrong was checked."""
+        """Start all devices, when what the options can have wrong was checked.
+
+        Raises:
+            ValueError: If the processes have read different files, as ``last`` may change.
+        """
         self.devices.launch()
         self.model.denoiser.to(self.devices.device)
         if self.autoencoder is not None:
-            self.autoencoder.network.to(self.devices.device)
+            self.autoencoder.to(self.devices.device)
+        if self.devices.count > 1:
+            content = file_hash(self.model.path)
+            if self.devices.decide(content) != content:
+                raise ValueError(f"{self.model.path} changed meanwhile; name a checkpoint")
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides an image but its seed, its label and the settings of the skips.
+
+        Returns:
+            Plain data with hashes of the weights: two runs with equal ones draw the same.
+        """
+        autoencoder = self.autoencoder
+        return {
+            "checkpoint_sha256": file_hash(self.model.path),
+            "uvit": self.model.arguments,
+            "schedule": self.model.denoiser.schedule.name,
+            "prediction": self.model.denoiser.prediction,
+            "autoencoder_sha256": None if autoencoder is None else autoencoder.fingerprint,
+            "cfg": self.cfg,
+            "solver": self.solver,
+            "steps": self.steps,
+        }
 
     @property
     def image_size(self) -> int:
@@ -224,6 +255,7 @@ class Generation:
         """What an image of this generation carries, with the settings of the skips in force."""
         return {
             **describe(self.model, args),
+            "vae": args.vae,
             "seeds": self.seeds,
             "labels": self.labels,
             "class_names": self.model.class_names,

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from uvit_lit.autoencoder import Autoencoder
+from uvit_lit.devices import choose_device
 from uvit_lit.files import write
 from uvit_lit.folder import Images, arrange, folder_key, list_images, try_decode
 
@@ -79,6 +80,7 @@ def _encode(
     moments = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
     errors: list[str] = []
     kept = 0
+    autoencoder.to(choose_device("auto"))
     try:
         with (
             ThreadPoolExecutor(os.cpu_count()) as pool,
@@ -99,5 +101,6 @@ def _encode(
         moments.flush()
         os.replace(partial, path)
     finally:
+        autoencoder.to("cpu")
         partial.unlink(missing_ok=True)
     return errors

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from uvit_lit.files import replacing
+from uvit_lit.files import write_torch
 
 
 class Checkpoints(Checkpoint):
@@ -50,9 +49,4 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
         """Write beside ``path``, then rename; an ``OSError`` leaves ``path`` as it was."""
-        path = Path(path)
-        with replacing(path) as file:
-            try:
-                torch.save(checkpoint, file)
-            except RuntimeError as error:  # what torch makes of a write that failed
-                raise OSError(f"cannot write checkpoint {path}: {error}") from None
+        write_torch(Path(path), checkpoint)

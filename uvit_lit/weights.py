@@ -9,6 +9,7 @@ import inspect
 import json
 import pickle
 import sys
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,7 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from uvit_lit.files import replacing, write
+from uvit_lit.classes import class_names
+from uvit_lit.files import write, write_torch
+from uvit_lit.filters import MAX_FREQUENCY
 from uvit_lit.uvit import UViT
 
 PUBLISHED_HEADS = {512: 8, 768: 12, 1024: 16, 1152: 16}
@@ -62,26 +65,24 @@ class Weights:
 
 
 def read_weights(path: Path) -> Weights:
-    """Read a file of weights, or an official training directory.
+    """Read a file of weights.
 
     Args:
-        path: A checkpoint of train.py, a .safetensors file, an official state dict, or a
-            directory with ``nnet_ema.pth``.
+        path: A checkpoint of train.py, a .safetensors file, or an official state dict.
 
     Returns:
-        The averaged weights. Of an official file the architecture is read from the shapes.
+        The averaged weights. Of a file that says nothing but tensors the architecture is read
+        from their shapes.
 
     Raises:
         ValueError: If the file is damaged, holds code, or is of another model.
     """
-    if path.is_dir():
-        return _official(path / "nnet_ema.pth")
     if path.suffix == ".safetensors":
         return _safetensors(path)
     content = load(path)
     if {"state_dict", "hyper_parameters"} <= content.keys():
         return _lightning(content, path)
-    return _official(path, content)
+    return _official(content, path)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -91,8 +92,9 @@ def load(path: Path) -> dict[str, Any]:
         ValueError: If it is damaged, holds code, or is no dictionary.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
+        mmap = zipfile.is_zipfile(path)  # files of before torch 1.6 are none
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError):
         raise ValueError(
             f"checkpoint {path} is refused: it is damaged, no checkpoint, or has code inside"
         ) from None
@@ -110,7 +112,8 @@ def uvit_arguments(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
 def resize_positions(weights: Weights, img_size: int) -> None:
     """Make the weights those of a model of another image size.
 
-    The position embeddings of the patches are interpolated (bicubic) on their grid.
+    The position embeddings of the patches are interpolated (bicubic) on their grid. Learned
+    cutoffs keep their value, a fraction of Nyquist, where the new grid has it in its bounds.
 
     Args:
         weights: Changed in place.
@@ -130,6 +133,14 @@ def resize_positions(weights: Weights, img_size: int) -> None:
     patches = grid.flatten(2).transpose(1, 2).to(positions.dtype)
     weights.tensors["pos_embed"] = torch.cat([prefix, patches], dim=1)
     weights.arguments["img_size"] = img_size
+    for name, raw in weights.tensors.items():
+        if name.endswith(".learned.cutoff.raw"):
+            raw = raw.clone()  # the cosines keep their place around the constant
+            low, high = 1 / old, MAX_FREQUENCY  # as LongSkip bounds it, from half a bin
+            cutoff = low + (high - low) * torch.sigmoid(raw[0])
+            share = (cutoff - 1 / new) / (high - 1 / new)
+            raw[0] = torch.logit(share, eps=1e-3)
+            weights.tensors[name] = raw
 
 
 def check_tensors(weights: Weights, path: Path) -> None:
@@ -164,7 +175,7 @@ def _lightning(content: dict[str, Any], path: Path) -> Weights:
     prefix = "denoiser.backbone."
     try:
         return Weights(
-            {k.removeprefix(prefix): v for k, v in content["state_dict"].items()},
+            _tensors({k.removeprefix(prefix): v for k, v in content["state_dict"].items()}, path),
             uvit_arguments(hyper_parameters),
             hyper_parameters["schedule"],
             hyper_parameters["prediction"],
@@ -177,40 +188,54 @@ def _lightning(content: dict[str, Any], path: Path) -> Weights:
         raise ValueError(f"checkpoint {path} was not written by train.py ({error})") from None
 
 
+def _tensors(content: dict[Any, Any], path: Path) -> dict[str, Tensor]:
+    """The content itself.
+
+    Raises:
+        ValueError: If it is not names and tensors.
+    """
+    for name, value in content.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            raise ValueError(f"{path} is no state dict: {name!r} is a {type(value).__name__}")
+    return dict(content)
+
+
 def _safetensors(path: Path) -> Weights:
-    """Weights of a file of ``write_safetensors``."""
+    """Weights of a file of ``write_safetensors``, or of tensors alone."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(f"checkpoint {path} is refused: it is damaged ({error})") from None
+    if "uvit_lit" not in metadata:
+        return _official(tensors, path)
     try:
         card = json.loads(metadata["uvit_lit"])
         card["arguments"] = uvit_arguments(card["arguments"])
-        return Weights({name: t.float() for name, t in tensors.items()}, **card)
-    except (KeyError, TypeError, ValueError) as error:
+        card["class_names"] = list(card["class_names"])
+        return Weights(tensors, **card)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
-            f"checkpoint {path} does not say its architecture ({type(error).__name__}); accepted: "
-            "safetensors files that this project wrote"
+            f"checkpoint {path} does not say its architecture ({type(error).__name__})"
         ) from None
 
 
-def _official(path: Path, content: dict[str, Any] | None = None) -> Weights:
+def _official(content: dict[str, Any], path: Path) -> Weights:
     """Weights of the official code, the architecture from the shapes."""
-    tensors = load(path) if content is None else content
-    needed = ("patch_embed.proj.weight", "pos_embed", "in_blocks.0.mlp.fc1.weight",
-              "decoder_pred.weight")  # fmt: skip
-    missing = [n for n in needed if not (isinstance(tensors.get(n), Tensor) and tensors[n].ndim)]
+    tensors = _tensors(content, path)
+    needed = {"patch_embed.proj.weight": 4, "pos_embed": 3, "in_blocks.0.mlp.fc1.weight": 2,
+              "decoder_pred.weight": 2}  # fmt: skip
+    missing = [n for n, axes in needed.items() if n not in tensors or tensors[n].ndim != axes]
     if missing:
-        some = ", ".join(map(str, list(tensors)[:3]))
+        some = ", ".join(list(tensors)[:3])
         raise ValueError(f"{path} is no U-ViT: it lacks {', '.join(missing)} and has {some}, ...")
     dim, channels, patch = tensors["patch_embed.proj.weight"].shape[:3]
     rows = len(tensors["label_emb.weight"]) if "label_emb.weight" in tensors else 0
     has_null = rows > 0 and rows not in WITHOUT_NULL_CLASS
     prefix = 2 if rows else 1
     arguments = uvit_arguments({
-        "img_size": patch * round((tensors["pos_embed"].shape[1] - prefix) ** 0.5),
+        "img_size": patch * round(max(tensors["pos_embed"].shape[1] - prefix, 1) ** 0.5),
         "patch_size": patch,
         "in_chans": channels,
         "embed_dim": dim,
@@ -222,11 +247,15 @@ def _official(path: Path, content: dict[str, Any] | None = None) -> Weights:
         "mlp_time_embed": "time_embed.0.weight" in tensors,
         "conv": "final_layer.weight" in tensors,
     })  # fmt: skip
-    tensors = dict(tensors)
     if rows and not has_null:  # the row is there, and nothing uses it
         labels = tensors["label_emb.weight"]
         tensors["label_emb.weight"] = torch.cat([labels, torch.zeros_like(labels[:1])])
     return Weights(tensors, arguments, None, None, [], has_null)
+
+
+def published_schedule(embed_dim: int) -> str:
+    """Schedule of the published model of this width: Stable Diffusion's for H/2, else VP-SDE."""
+    return "sd" if embed_dim == 1152 else "vp"
 
 
 def write_safetensors(weights: Weights, path: Path) -> None:
@@ -242,21 +271,35 @@ def write_safetensors(weights: Weights, path: Path) -> None:
 def write_official(weights: Weights, path: Path) -> None:
     """Write a state dict that the official code loads.
 
-    It has no place for what acts on the long skips, and none for the number of heads; a line on
-    stderr says what is lost.
+    It holds tensors alone; a line on stderr says what is lost.
 
     Raises:
+        ValueError: If the network does not predict the noise, as all official models do.
         OSError: If it cannot be written.
     """
-    arguments = weights.arguments
+    arguments, classes = weights.arguments, weights.arguments["num_classes"]
+    dim, heads = arguments["embed_dim"], arguments["num_heads"]
+    if weights.prediction != "eps":
+        raise ValueError(
+            f"the network predicts {weights.prediction}; accepted in the official layout: eps"
+        )
+    lost = []
     if arguments["filter"] != "none" or arguments["b"] != 1 or arguments["learn_b"]:
-        print(f"note: the official layout has no place for filter {arguments['filter']}, "
-              f"b {arguments['b']}: it becomes another function", file=sys.stderr)  # fmt: skip
-    heads, dim = arguments["num_heads"], arguments["embed_dim"]
+        lost.append(f"filter {arguments['filter']}, b {arguments['b']} (it is another function)")
     if heads != PUBLISHED_HEADS.get(dim):
-        print(f"note: the official layout does not record the {heads} heads", file=sys.stderr)
+        lost.append(f"{heads} heads")
+    if weights.schedule != published_schedule(dim):
+        lost.append(f"schedule {weights.schedule}")
     tensors = {k: v.clone() for k, v in weights.tensors.items() if ".learned." not in k}
-    if not weights.can_guide and arguments["num_classes"] in WITHOUT_NULL_CLASS:
+    drop_null = bool(classes) and not weights.can_guide and classes in WITHOUT_NULL_CLASS
+    if drop_null:
         tensors["label_emb.weight"] = tensors["label_emb.weight"][:-1].clone()
-    with replacing(path) as file:
-        torch.save(tensors, file)
+    elif classes and (not weights.can_guide or classes + 1 in WITHOUT_NULL_CLASS):
+        lost.append(f"that of {classes + 1} rows the last is no class")
+    if classes and weights.class_names != class_names(classes):
+        lost.append("class names")
+    if weights.licence:
+        lost.append(f"licence {weights.licence}")
+    if lost:
+        print(f"note: the official layout has no place for {', '.join(lost)}", file=sys.stderr)
+    write_torch(path, tensors)
