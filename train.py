@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Literal
 
+import torch
 from jsonargparse import ArgumentError
 from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -186,6 +187,9 @@ def main(args: list[str] | None = None) -> None:
         fail(error, 2)
     except (OSError, FloatingPointError) as error:
         fail(error, 1)
+    finally:
+        if torch.distributed.is_initialized():  # the threads of gloo may abort the exit
+            torch.distributed.destroy_process_group()
     print(cli.trainer.log_dir)
 
 
