@@ -50,10 +50,13 @@ def test_solvers_recover_a_gaussian(solver, schedule):
 
 @pytest.mark.parametrize("schedule", ["vp", "linear"])
 @pytest.mark.parametrize(
-    ("solver", "order"), [("ddim", 1), ("dpmpp", 2), ("unipc", 2), ("heun", 2)]
+    ("solver", "order"), [("ddim", 1), ("dpmpp", 2), ("unipc", 3), ("heun", 2)]
 )
 def test_deterministic_solvers_converge_at_their_order(solver, order, schedule):
-    """To the end of the exact path, from 10 to 40 steps; the table of 1,000 ends it near 1e-3."""
+    """To the end of the exact path, from 20 to 80 steps; the table of 1,000 ends it near 3e-4.
+
+    The corrector of UniPC-2 raises the order of its predictor by one (Zhao et al. 2023).
+    """
     denoiser, seeds, shape = exact(schedule), list(range(16)), (1, 4, 4)
     noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed))
                          for seed in seeds])  # fmt: skip
@@ -65,9 +68,27 @@ def test_deterministic_solvers_converge_at_their_order(solver, order, schedule):
         x = sample(denoiser, shape, seeds, solver=solver, steps=steps, progress=False)
         return float((x - end).abs().max())
 
-    measured = math.log(error(10) / error(40)) / math.log(4)
-    assert order - 0.1 < measured < order + 0.4
-    assert error(200) < (0.025 if order == 1 else 0.002)
+    measured = math.log(error(20) / error(80)) / math.log(4)
+    assert order - 0.3 < measured < order + 0.4
+    assert error(200) < (0.025 if order == 1 else 0.001)
+
+
+def test_ddim_is_that_of_diffusers(network):
+    """Where the number of steps divides 1000, at the same times."""
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(
+        trained_betas=network.schedule.betas().numpy(), clip_sample=False,
+        timestep_spacing="trailing",
+    )  # fmt: skip
+    scheduler.set_timesteps(20)
+    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(7))[None]
+    with torch.inference_mode():
+        for n in scheduler.timesteps:
+            output = network(x, (n.float()[None] + 1) / 1000)
+            x = scheduler.step(output, n, x).prev_sample
+    own = sample(network, SHAPE, [7], solver="ddim", steps=20, progress=False)
+    torch.testing.assert_close(own, x, atol=2e-4, rtol=2e-4)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

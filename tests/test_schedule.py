@@ -63,3 +63,10 @@ def test_the_network_is_called_at_999_t_or_at_the_step():
 def test_unknown_schedule():
     with pytest.raises(ValueError, match=r"'exp'.*vp"):
         Schedule("exp")
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_time_of_a_noise_level_is_its_inverse(name):
+    schedule, t = Schedule(name), torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    alpha, sigma = schedule.alpha_sigma(t)
+    torch.testing.assert_close(schedule.time_of(sigma / alpha), t, atol=1e-5, rtol=0)

@@ -62,6 +62,27 @@ def test_agrees_with_the_official_code(num_classes, mlp_time_embed):
     torch.testing.assert_close(trained, torch.tensor(trained_loss), atol=0, rtol=1e-4)
 
 
+OFFICIAL_LAYOUTS = [  # made in the same way; num_classes without the null class
+    (
+        {"in_chans": 4, "patch_size": 4, "qkv_bias": True, "num_classes": 3},
+        [0.324061, 0.159259, -0.065984, -0.25522, 0.325656, 0.160711, -0.064682, -0.254074],
+    ),
+    (
+        {"in_chans": 4, "conv": False, "num_classes": 3},
+        [-0.807434, 0.386407, 1.181487, 0.425486, -0.807665, 0.384291, 1.180858, 0.427346],
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "output"), OFFICIAL_LAYOUTS)
+def test_the_latent_layouts_agree_with_the_official_code(options, output):
+    model = fill(UViT(**{**SMALL, **options}))
+    x, t, y = formula((2, 4, 8, 8), 0.1, 1.0), torch.tensor([0.2, 0.9]), torch.tensor([1, 3])
+    with torch.no_grad():
+        values = model(x, t * 999, y).flatten()[::64]
+    torch.testing.assert_close(values, torch.tensor(output), atol=2e-6, rtol=1e-5)
+
+
 def test_small_has_the_published_size_and_names():
     with torch.device("meta"):
         model = UViT()

@@ -12,21 +12,22 @@ from tqdm import tqdm
 from uvit_lit.denoiser import PREDICTIONS, Denoiser
 from uvit_lit.schedule import STEPS, Schedule
 
+_LOG_SNR = {"use_exponential_sigmas": True}  # steps of equal size in log(sigma / alpha)
 SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddpm": ("DDPMScheduler", {"clip_sample": False, "timestep_spacing": "trailing"}),
-    "ddim": ("DDIMScheduler", {"clip_sample": False, "timestep_spacing": "trailing"}),
-    "dpmpp": (
-        "DPMSolverMultistepScheduler",
-        {"algorithm_type": "dpmsolver++", "timestep_spacing": "trailing"},
-    ),
-    "sde-dpmpp": (
-        "DPMSolverMultistepScheduler",
-        {"algorithm_type": "sde-dpmsolver++", "timestep_spacing": "trailing"},
-    ),
-    "unipc": ("UniPCMultistepScheduler", {"timestep_spacing": "trailing"}),
-    "heun": ("HeunDiscreteScheduler", {}),
+    "ddim": ("DPMSolverMultistepScheduler", {"solver_order": 1, "timestep_spacing": "trailing"}),
+    "dpmpp": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", **_LOG_SNR}),
+    "sde-dpmpp": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", **_LOG_SNR}),
+    "unipc": ("UniPCMultistepScheduler", _LOG_SNR),
+    "heun": ("HeunDiscreteScheduler", _LOG_SNR),
 }
-"""Our name of each solver, the scheduler class of diffusers, and its options."""
+"""Our name of each solver, the scheduler class of diffusers, and its options.
+
+The solvers of higher order step evenly in the logarithm of the signal-to-noise ratio (Lu et al.,
+"DPM-Solver", 2022, section 3.3): even steps in t leave the last one far too long. Those of ddpm and
+ddim are even in t, as published. DDIM is DPM-Solver of order 1 (section 3.1 there); diffusers' own
+``DDIMScheduler`` steps to the wrong time where the number of steps does not divide 1000.
+"""
 
 STOCHASTIC = ("ddpm", "sde-dpmpp")
 """Solvers that add noise on the way; the others are deterministic given the first noise."""
@@ -74,6 +75,8 @@ def make_solver(name: str, model: Model, steps: int) -> Any:
         **options,
     )
     scheduler.set_timesteps(steps)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)  # by its time it is ambiguous: two steps may round to one
     return scheduler
 
 
@@ -135,8 +138,10 @@ def sample(
             scheduler = make_solver(solver, model, steps)
             noise = {"generator": generators} if solver in STOCHASTIC else {}
             x = x * scheduler.init_noise_sigma
-            for n in scheduler.timesteps:
-                output = _predict(model, scheduler.scale_model_input(x, n), n, y)
+            times = _times(scheduler, model.schedule).to(device)
+            for n, t in zip(scheduler.timesteps, times, strict=True):
+                noisy = scheduler.scale_model_input(x, n)
+                output = model(noisy, t.expand(len(x)), y).float()
                 x = scheduler.step(output, n, x, **noise).prev_sample
                 bar.update(len(x))
             images.append(x.cpu())
@@ -228,10 +233,12 @@ def _ddim_step(model: Denoiser, x: Tensor, y: Tensor | None, now: Tensor, then: 
     return new_alpha * (x - sigma * eps) / alpha + new_sigma * eps
 
 
-def _predict(model: Model, x: Tensor, n: Any, y: Tensor | None) -> Tensor:
-    """Output of the model at index n of a diffusers table."""
-    t = torch.full((len(x),), (float(n) + 1) / STEPS, device=x.device)
-    return model(x, t, y).float()
+def _times(scheduler: Any, schedule: Schedule) -> Tensor:
+    """Time of every call of the network, float32."""
+    steps = scheduler.timesteps
+    if not hasattr(scheduler, "sigmas"):
+        return (steps.float() + 1) / STEPS  # index n of the table
+    return schedule.time_of(scheduler.sigmas[: len(steps)]).float()  # not rounded to an index
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ schedule as such a table.
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -101,6 +102,12 @@ class Schedule:
         log_alpha = self.log_alpha(t.cpu() if t.device.type == "mps" else t)  # MPS has no float64
         sigma = (-torch.expm1(2 * log_alpha)).sqrt()
         return log_alpha.exp().to(t.dtype).to(t.device), sigma.to(t.dtype).to(t.device)
+
+    def time_of(self, ratio: Tensor) -> Tensor:
+        """Time at which sigma / alpha is ``ratio``, float64, interpolated between 1000 steps."""
+        steps = torch.arange(STEPS + 1, dtype=torch.float64) / STEPS
+        decay = 0.5 * torch.log1p(ratio.double().square())  # -log alpha
+        return torch.from_numpy(np.interp(decay.numpy(), -self.log_alpha(steps).numpy(), steps))
 
     def betas(self) -> Tensor:
         """Variance added by each of the 1000 steps, float64: ``trained_betas`` of diffusers.
