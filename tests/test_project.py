@@ -55,7 +55,8 @@ ARROWS = {
     "export": {"checkpoint", "cli", "weights"},
     "compare": {"checkpoint", "cli"},
     "figures": {"checkpoint", "cli", "denoiser", "files", "filters", "metrics", "skips"},
-    "module": {"checkpoint", "denoiser", "filters", "finetune", "uvit", "weights"},
+    "module": {"checkpoint", "denoiser", "filters", "finetune", "muon", "uvit", "weights"},
+    "muon": set(),
     "callbacks": {"figures", "module", "sampler", "skips"},
 }
 PUBLISHED = {

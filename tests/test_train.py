@@ -488,3 +488,12 @@ def test_a_directory_that_cannot_be_written_is_one_line(folder, capsys):
     status, line = error_line(capsys, train.main, train_arguments(folder, **options))
     assert status == 1
     assert str(Path(blocker).name) in line
+
+
+def test_the_learning_rate_cools_down_to_the_end_of_the_run(folder):
+    options = {"model.warmup_steps": 2, "model.cooldown_steps": 4, "model.lr": 1.0,
+               "trainer.log_every_n_steps": 1, "model.optimizer": "muon"}  # fmt: skip
+    path = run(folder, 8, "cool", **options)
+    events = EventAccumulator(str(path.parent.parent)).Reload()
+    rates = [e.value for e in events.Scalars("lr-Muon/decay")]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25])

@@ -79,6 +79,26 @@ class Denoiser(nn.Module):
         prediction = self(self.add_noise(x0, eps, t), t, y)
         return (prediction.float() - self.target(x0, eps, t)).square().flatten(1).mean(1)
 
+    def min_snr_weight(self, t: Tensor, gamma: float) -> Tensor:
+        """Weight of the loss that is min(SNR, gamma) on the error of x_0, whatever is predicted.
+
+        The plain losses of eps, x0 and v weigh that error by SNR, 1 and SNR + 1.
+
+        Args:
+            t: (batch,) times in [0, 1].
+            gamma: Largest weight, above 0; the paper has 5.
+
+        Returns:
+            (batch,), of the dtype of ``t``.
+
+        References:
+            Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy", ICCV 2023.
+        """
+        alpha, sigma = self.schedule.alpha_sigma(t)
+        snr = (alpha / sigma.clamp_min(1e-6)).square()
+        plain = {"eps": snr, "x0": torch.ones_like(snr), "v": snr + 1}[self.prediction]
+        return snr.clamp(max=gamma) / plain
+
     def set_skips(
         self, t_range: tuple[float, float] | None = None, t_fade: float = 0.0, **overrides: Any
     ) -> None:

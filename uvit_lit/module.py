@@ -11,8 +11,12 @@ from uvit_lit.checkpoint import find_checkpoint
 from uvit_lit.denoiser import Denoiser
 from uvit_lit.filters import PROTOTYPES
 from uvit_lit.finetune import initialise
+from uvit_lit.muon import Muon
 from uvit_lit.uvit import UViT
 from uvit_lit.weights import uvit_arguments
+
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "muon": Muon}
+"""Optimisers by name."""
 
 TRAIN = ("all", "filters", "filters_then_all")
 """What of the model training moves."""
@@ -25,32 +29,43 @@ def is_logged(trainer: Trainer, step: int) -> bool:
 
 
 def parameter_groups(
-    denoiser: Denoiser, lr: float, weight_decay: float, filter_lr: float
+    denoiser: Denoiser, lr: float, weight_decay: float, filter_lr: float, muon: bool = False
 ) -> list[dict[str, Any]]:
-    """Split the parameters that train into groups for AdamW.
+    """Split the parameters that train into groups for AdamW or Muon.
 
     Args:
         denoiser: A denoiser with a U-ViT.
         lr: Learning rate of the network.
         weight_decay: Decay of the weights of its linear and convolution layers.
         filter_lr: Learning rate of what the long skips learn, as a multiple of ``lr``.
+        muon: Whether the matrices of the blocks are set apart, with the number that ``Muon`` needs.
 
     Returns:
-        Those of the groups that are not empty, named ``decay``, ``no_decay`` (biases, norms,
-        embeddings, positions) and ``filters`` (which do not decay either).
+        Those of the groups that are not empty, named ``qkv`` and ``matrices`` (of the blocks, for
+        Muon), ``decay``, ``no_decay`` (biases, norms, embeddings, positions) and ``filters`` (which
+        do not decay either).
     """
-    filters = list(denoiser.backbone.long_skips.parameters())
-    decay = [m.weight for m in denoiser.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    chosen = {id(parameter) for parameter in filters + decay}
-    rest = [p for p in denoiser.parameters() if id(p) not in chosen]
+    backbone = denoiser.backbone
+    blocks = [*backbone.in_blocks, backbone.mid_block, *backbone.out_blocks]
+    qkv = [block.attn.qkv.weight for block in blocks] if muon else []
+    matrices = [m.weight for b in blocks for m in b.modules() if muon and isinstance(m, nn.Linear)]
     groups: list[dict[str, Any]] = [
-        {"name": "decay", "params": decay, "weight_decay": weight_decay, "lr": lr},
-        {"name": "no_decay", "params": rest, "weight_decay": 0.0, "lr": lr},
-        {"name": "filters", "params": filters, "weight_decay": 0.0, "lr": lr * filter_lr},
-    ]
+        {"name": "filters", "params": list(backbone.long_skips.parameters()), "weight_decay": 0.0,
+         "lr": lr * filter_lr},
+        {"name": "qkv", "params": qkv, "weight_decay": weight_decay, "matrices": 3},
+        {"name": "matrices", "params": matrices, "weight_decay": weight_decay, "matrices": 1},
+        {"name": "decay", "params": [m.weight for m in denoiser.modules()
+                                     if isinstance(m, nn.Linear | nn.Conv2d)],
+         "weight_decay": weight_decay},
+        {"name": "no_decay", "params": list(denoiser.parameters()), "weight_decay": 0.0},
+    ]  # fmt: skip
+    taken: set[int] = set()  # a parameter belongs to the first group that names it
     for group in groups:
-        group["params"] = [p for p in group["params"] if p.requires_grad]
-    return [group for group in groups if group["params"]]
+        named = [p for p in group["params"] if id(p) not in taken]
+        taken |= {id(p) for p in named}
+        group["params"] = [p for p in named if p.requires_grad]
+        group.setdefault("lr", lr)
+    return [group for group in groups[1:] + groups[:1] if group["params"]]
 
 
 class DiffusionModule(LightningModule):
@@ -63,8 +78,13 @@ class DiffusionModule(LightningModule):
             class, so that guidance has an unconditional model.
         lr: Learning rate after the warm-up.
         weight_decay: Decay of the weights of linear and convolution layers.
-        betas: AdamW's decay rates of the moments.
+        betas: AdamW's decay rates of the moments; the first is Muon's momentum too.
+        optimizer: ``adamw``, or ``muon``: Muon for the matrices of the blocks, AdamW for the rest.
         warmup_steps: Steps over which the learning rate rises linearly.
+        cooldown_steps: Steps at the end of the run over which it falls linearly towards 0.
+        min_snr_gamma: Weighs the training loss by min(SNR, gamma) on the error of x_0; None is the
+            plain loss of the prediction. The losses that are logged by time are not weighted, nor
+            is that of the validation.
         init_from: Checkpoint whose weights training starts from. What its long skips learned is
             taken over where this model learns the same.
         train: What moves: ``all``; ``filters``, what the long skips learn, alone; or
@@ -85,7 +105,10 @@ class DiffusionModule(LightningModule):
         lr: float = 2e-4,
         weight_decay: float = 0.03,
         betas: tuple[float, float] = (0.99, 0.999),
+        optimizer: str = "adamw",
         warmup_steps: int = 2500,
+        cooldown_steps: int = 0,
+        min_snr_gamma: float | None = None,
         init_from: str | None = None,
         train: str = "all",
         filters_steps: int = 1000,
@@ -101,8 +124,13 @@ class DiffusionModule(LightningModule):
             raise ValueError(f"weight_decay is {weight_decay}; accepted: 0 or more")
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas are {betas}; accepted: two numbers from 0 to below 1")
-        if warmup_steps < 0:
-            raise ValueError(f"warmup_steps is {warmup_steps}; accepted: 0 or more")
+        if optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer is {optimizer!r}; accepted: {', '.join(OPTIMIZERS)}")
+        for name, count in (("warmup_steps", warmup_steps), ("cooldown_steps", cooldown_steps)):
+            if count < 0:
+                raise ValueError(f"{name} is {count}; accepted: 0 or more")
+        if min_snr_gamma is not None and not min_snr_gamma > 0:
+            raise ValueError(f"min_snr_gamma is {min_snr_gamma}; accepted: above 0, or null")
         if train not in TRAIN:
             raise ValueError(f"train is {train!r}; accepted: {', '.join(TRAIN)}")
         if filters_steps < 0:
@@ -125,7 +153,9 @@ class DiffusionModule(LightningModule):
         self.filters_first = filters_steps if train == "filters_then_all" else 0
         self.class_dropout = class_dropout
         self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
-        self.warmup_steps, self.filter_lr = warmup_steps, filter_lr
+        self.optimizer, self.filter_lr = optimizer, filter_lr
+        self.warmup_steps, self.cooldown_steps = warmup_steps, cooldown_steps
+        self.min_snr_gamma = min_snr_gamma
 
     def _losses(self, batch: dict[str, Any], class_dropout: float) -> tuple[Tensor, Tensor]:
         """Per-image losses and their times; all randomness comes from the batch's seed."""
@@ -141,7 +171,9 @@ class DiffusionModule(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Loss of one batch, with what the callbacks log."""
         losses, t = self._losses(batch, self.class_dropout)
-        loss = losses.mean()
+        gamma = self.min_snr_gamma
+        weight = 1.0 if gamma is None else self.denoiser.min_snr_weight(t, gamma)
+        loss = (weight * losses).mean()
         self.log("train/loss", loss.detach(), prog_bar=True)
         return {"loss": loss, "losses": losses.detach(), "t": t}
 
@@ -162,15 +194,22 @@ class DiffusionModule(LightningModule):
             self.log("train/gradient_norm", nn.utils.get_total_norm(gradients))
 
     def configure_optimizers(self) -> Any:
-        """AdamW; each group warms up linearly when it begins to move, then its rate is constant."""
-        groups = parameter_groups(self.denoiser, self.lr, self.weight_decay, self.filter_lr)
-        optimizer = torch.optim.AdamW(groups, betas=self.betas)
+        """Each group warms up linearly when it begins to move; all cool down at the end."""
+        muon = self.optimizer == "muon"
+        groups = parameter_groups(self.denoiser, self.lr, self.weight_decay, self.filter_lr, muon)
+        optimizer = OPTIMIZERS[self.optimizer](groups, betas=self.betas)
+        end = self.trainer.max_steps if self.cooldown_steps else 0
 
-        def warm_up(first: int) -> Callable[[int], float]:
-            return lambda step: min(max(step + 1 - first, 0) / max(self.warmup_steps, 1), 1.0)
+        def factor(first: int) -> Callable[[int], float]:
+            def at(step: int) -> float:
+                warm = max(step + 1 - first, 0) / max(self.warmup_steps, 1)
+                cool = (end - step) / self.cooldown_steps if self.cooldown_steps else 1.0
+                return max(min(warm, cool, 1.0), 0.0)
+
+            return at
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
-            [warm_up(0 if g["name"] == "filters" else self.filters_first) for g in groups],
+            [factor(0 if g["name"] == "filters" else self.filters_first) for g in groups],
         )
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
