@@ -3,16 +3,18 @@
 --metrics fid,kid,precision_recall,detail. Only what Inception's features give is called FID; with
 other --features the same formula is called Frechet distance, and every name says the features.
 KID and the detail metrics have 95 % intervals; the detail metrics of other cells than s = 1, b = 1
-also the difference to it, paired by seed. The reference is the data that the model was trained on
-(--split train), or --data and --data_root, or --stats, an npz file with mu and sigma as pytorch-fid
-writes. Images stream through: memory does not grow with --n but by the few numbers per image of the
-detail metrics. An interrupted evaluation goes on where it was.
+also the difference to it, paired by seed; the power of each band its distance to the data's. The
+reference is the data that the model was trained on (--split train), or --data and --data_root, or
+--stats, an npz file with mu and sigma as pytorch-fid writes (which has no spectrum). Images stream
+through: memory does not grow with --n but by the few numbers per image of the detail metrics. An
+interrupted evaluation goes on where it was.
 """
 
 import argparse
 import hashlib
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,7 @@ if TYPE_CHECKING:  # heavy: imported after the arguments are parsed
 
 METRICS = ("fid", "kid", "precision_recall", "detail")
 SAVE_EVERY = 8  # batches
+SPECTRUM_IMAGES = 10_000
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -77,14 +80,44 @@ def reference_images(args: argparse.Namespace, generation: "Generation") -> "Ten
     return images.pixels
 
 
+def find_pixels(
+    args: argparse.Namespace, generation: "Generation", metrics: set[str]
+) -> "Tensor | None":
+    """Pixels of the reference data; None with --stats, and where the detail can do without."""
+    if args.stats is not None:
+        return None
+    try:
+        return reference_images(args, generation)
+    except (ValueError, OSError) as error:
+        if metrics != {"detail"} or args.data or args.data_root:
+            raise
+        if generation.devices.is_main:
+            print(f"note: no distance to the spectrum of the data ({error})", file=sys.stderr)
+        return None
+
+
+def data_spectrum(pixels: "Tensor") -> dict[str, float]:
+    """Mean power of each band in dB of at most ``SPECTRUM_IMAGES`` of the real images."""
+    import torch
+
+    from uvit_lit.metrics import band_decibels
+
+    chosen = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
+    bands = band_decibels(pixels[chosen[:SPECTRUM_IMAGES]])
+    return {name: float(values.mean()) for name, values in bands.items()}
+
+
 def load_reference(
-    args: argparse.Namespace, extract: "Features", generation: "Generation"
+    args: argparse.Namespace,
+    extract: "Features",
+    generation: "Generation",
+    pixels: "Tensor | None",
 ) -> "tuple[Reference, str]":
     """The reference, from a file, from the cache, or built now; and a hash of what it is of."""
     from uvit_lit.distances import Reference
     from uvit_lit.generation import file_hash
 
-    if args.stats is not None:
+    if pixels is None:
         reference = Reference.read(args.stats)
         if len(reference.mu) != extract.num_features:
             raise ValueError(
@@ -92,7 +125,6 @@ def load_reference(
                 f"{extract.name} has {extract.num_features}"
             )
         return reference, file_hash(args.stats)
-    pixels = reference_images(args, generation)
     content = hashlib.sha256(pixels.numpy().tobytes())
     weights = args.inception_weights and file_hash(args.inception_weights)
     content.update(f"{extract.name} {extract.num_features} {weights} {pixels.shape}".encode())
@@ -214,12 +246,14 @@ def main(arguments: list[str] | None = None) -> None:
         cells = generation.cells(args)
         generation.launch()
         extract = reference = reference_hash = None
+        pixels = find_pixels(args, generation, metrics)
+        spectrum = data_spectrum(pixels) if "detail" in metrics and pixels is not None else {}
         if metrics - {"detail"}:
             from uvit_lit.distances import Distances
             from uvit_lit.features import load_features
 
             extract = load_features(args.features, generation.devices, args.inception_weights)
-            reference, reference_hash = load_reference(args, extract, generation)
+            reference, reference_hash = load_reference(args, extract, generation, pixels)
             Distances(reference, metrics)
             if args.save_stats is not None and generation.devices.is_main:
                 reference.write(args.save_stats)
@@ -255,6 +289,8 @@ def main(arguments: list[str] | None = None) -> None:
                 values[name_of(name, args.features)] = plain(value)
             for name, numbers in details[cell].items():
                 values[name] = plain(estimate(numbers))
+                if name in spectrum:
+                    values[f"{name}, above the data"] = plain(estimate(numbers - spectrum[name]))
             results.append({"cell": cell._asdict(), "values": values})
     if not generation.devices.is_main:
         return

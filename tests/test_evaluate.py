@@ -15,7 +15,9 @@ import evaluate
 from uvit_lit.devices import Devices
 from uvit_lit.distances import BLOCK, Distances, Reference
 from uvit_lit.features import Features, load_features
+from uvit_lit.folder import load_folder
 from uvit_lit.generation import Generation
+from uvit_lit.metrics import band_decibels
 from uvit_lit.sampler import to_uint8
 from uvit_lit.shapes import draw_shapes
 
@@ -147,6 +149,25 @@ def test_names_say_the_features_and_differences_are_paired(run):
     assert difference == pytest.approx(expected)
     assert (report["images"], report["first_seed"], report["steps"]) == (12, 0, 2)
     assert len(report["checkpoint_sha256"]) == 64
+
+
+def test_the_power_of_a_band_is_compared_with_that_of_the_data(run, trained):
+    root = trained.parents[4]
+    data = load_folder(root / "images" / "train", 16, root / "cache").pixels
+    expected = float(band_decibels(data)["power_0.75-1.41_db"].mean())
+    (result,) = run("--metrics", "detail")["results"]
+    values = result["values"]
+    above = values["power_0.75-1.41_db, above the data"]["mean"]
+    assert above == pytest.approx(values["power_0.75-1.41_db"]["mean"] - expected)
+
+
+def test_detail_can_do_without_the_data(run, trained):
+    (trained.parents[4] / "images").rename(trained.parents[4] / "gone")
+    try:
+        (result,) = run("--metrics", "detail")["results"]
+    finally:
+        (trained.parents[4] / "gone").rename(trained.parents[4] / "images")
+    assert not any("above the data" in name for name in result["values"])
 
 
 def test_one_image_has_no_interval_and_the_report_is_strict_json(run, tmp_path):

@@ -64,6 +64,13 @@ def band_power(images: Tensor) -> Tensor:
     return power @ weights.T
 
 
+def band_decibels(images: Tensor) -> dict[str, Tensor]:
+    """The power of each band of each image in dB: name of the band to (images,) on the CPU."""
+    decibels = 10 * band_power(images).clamp_min(1e-12).log10().cpu()
+    return {f"power_{low:.2f}-{high:.2f}_db": column
+            for (low, high), column in zip(BANDS, decibels.T, strict=True)}  # fmt: skip
+
+
 def high_frequency_ratio(images: Tensor) -> Tensor:
     """Share of the luma's power above half of Nyquist, the mean left out; in [0, 1]."""
     radius, power = _spectrum(images)
@@ -145,10 +152,7 @@ DETAIL: dict[str, Callable[[Tensor], Tensor]] = {
 def detail(images: Tensor) -> dict[str, Tensor]:
     """All detail metrics of each image, and the power of each band in dB: name to (images,)."""
     values = {name: function(images).cpu() for name, function in DETAIL.items()}
-    decibels = 10 * band_power(images).clamp_min(1e-12).log10().cpu()
-    for (low, high), column in zip(BANDS, decibels.T, strict=True):
-        values[f"power_{low:.2f}-{high:.2f}_db"] = column
-    return values
+    return values | band_decibels(images)
 
 
 class Estimate(NamedTuple):
