@@ -90,7 +90,7 @@ def check_resume(model: DiffusionModule, saved: dict) -> None:
         saved.setdefault(name, parameter.default)
     own = {**model.hparams, **uvit_arguments(model.hparams)}
     decided = ("schedule", "prediction", "lr", "filter_lr", "weight_decay", "betas",
-               "optimizer", "min_snr_gamma", "train", "filters_steps")  # fmt: skip
+               "optimizer", "max_snr_weight", "train", "filters_steps")  # fmt: skip
     for name in (*uvit_arguments({}), *decided):
         here, there = (tuple(v) if isinstance(v, list) else v for v in (own[name], saved[name]))
         if here != there:

@@ -82,9 +82,9 @@ class DiffusionModule(LightningModule):
         optimizer: ``adamw``, or ``muon``: Muon for the matrices of the blocks, AdamW for the rest.
         warmup_steps: Steps over which the learning rate rises linearly.
         cooldown_steps: Steps at the end of the run over which it falls linearly towards 0.
-        min_snr_gamma: Weighs the training loss by min(SNR, gamma) on the error of x_0; None is the
-            plain loss of the prediction. The losses that are logged by time are not weighted, nor
-            is that of the validation.
+        max_snr_weight: Weighs the training loss by the SNR, clipped to [1, this], on the error of
+            x_0; None is the plain loss of the prediction. The losses that are logged by time are
+            not weighted, nor is that of the validation.
         init_from: Checkpoint whose weights training starts from. What its long skips learned is
             taken over where this model learns the same.
         train: What moves: ``all``; ``filters``, what the long skips learn, alone; or
@@ -108,7 +108,7 @@ class DiffusionModule(LightningModule):
         optimizer: str = "adamw",
         warmup_steps: int = 2500,
         cooldown_steps: int = 0,
-        min_snr_gamma: float | None = None,
+        max_snr_weight: float | None = None,
         init_from: str | None = None,
         train: str = "all",
         filters_steps: int = 1000,
@@ -129,8 +129,8 @@ class DiffusionModule(LightningModule):
         for name, count in (("warmup_steps", warmup_steps), ("cooldown_steps", cooldown_steps)):
             if count < 0:
                 raise ValueError(f"{name} is {count}; accepted: 0 or more")
-        if min_snr_gamma is not None and not min_snr_gamma > 0:
-            raise ValueError(f"min_snr_gamma is {min_snr_gamma}; accepted: above 0, or null")
+        if max_snr_weight is not None and not max_snr_weight >= 1:
+            raise ValueError(f"max_snr_weight is {max_snr_weight}; accepted: at least 1, or null")
         if train not in TRAIN:
             raise ValueError(f"train is {train!r}; accepted: {', '.join(TRAIN)}")
         if filters_steps < 0:
@@ -155,7 +155,7 @@ class DiffusionModule(LightningModule):
         self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
         self.optimizer, self.filter_lr = optimizer, filter_lr
         self.warmup_steps, self.cooldown_steps = warmup_steps, cooldown_steps
-        self.min_snr_gamma = min_snr_gamma
+        self.max_snr_weight = max_snr_weight
 
     def _losses(self, batch: dict[str, Any], class_dropout: float) -> tuple[Tensor, Tensor]:
         """Per-image losses and their times; all randomness comes from the batch's seed."""
@@ -171,8 +171,8 @@ class DiffusionModule(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Loss of one batch, with what the callbacks log."""
         losses, t = self._losses(batch, self.class_dropout)
-        gamma = self.min_snr_gamma
-        weight = 1.0 if gamma is None else self.denoiser.min_snr_weight(t, gamma)
+        most = self.max_snr_weight
+        weight = 1.0 if most is None else self.denoiser.snr_weight(t, most)
         loss = (weight * losses).mean()
         self.log("train/loss", loss.detach(), prog_bar=True)
         return {"loss": loss, "losses": losses.detach(), "t": t}
