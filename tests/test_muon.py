@@ -1,5 +1,7 @@
 """Muon against torch's own and against its definition."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -55,6 +57,27 @@ def test_the_other_groups_take_the_step_of_adamw():
         optimizer.step()
     assert torch.equal(weights, theirs)
     assert torch.equal(matrix, torch.eye(4))  # no gradient, no step
+
+
+def test_a_saved_state_goes_on():
+    def step(parameters, optimizer, seed):
+        for parameter in parameters:
+            generator = torch.Generator().manual_seed(seed)
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+
+    def make(values):
+        parameters = [nn.Parameter(v.detach().clone()) for v in values]
+        groups = [{"params": parameters[:1], "matrices": 1}, {"params": parameters[1:]}]
+        return parameters, Muon(groups, lr=0.1)
+
+    ours, optimizer = make([torch.eye(4), torch.ones(4)])
+    step(ours, optimizer, 0)
+    again, resumed = make(ours)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for parameters, one in ((ours, optimizer), (again, resumed)):
+        step(parameters, one, 1)
+    assert all(torch.equal(a, b) for a, b in zip(ours, again, strict=True))
 
 
 def test_muon_takes_the_matrices_of_the_blocks_and_no_others():

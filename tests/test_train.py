@@ -62,8 +62,9 @@ def load(path):
         {"filter": "chebyshev", "model.train": "filters"},
         {"filter": "chebyshev2", "model.train": "filters_then_all", "model.filters_steps": 5},
         {"trainer.accumulate_grad_batches": 2},
+        {"model.optimizer": "muon", "filter": "butterworth"},
     ],
-    ids=["none", "step", "box", "learned", "filters", "filters then all", "accumulation"],
+    ids=["none", "step", "box", "learned", "filters", "filters then all", "accumulation", "muon"],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one(folder, options):
     whole = load(run(folder, 9, "whole", **options))
@@ -491,7 +492,7 @@ def test_a_directory_that_cannot_be_written_is_one_line(folder, capsys):
 
 
 def test_the_learning_rate_cools_down_to_the_end_of_the_run(folder):
-    options = {"model.warmup_steps": 2, "model.cooldown_steps": 4, "model.lr": 1.0,
+    options = {"model.warmup_steps": 2, "model.cooldown": 0.5, "model.lr": 1.0,
                "trainer.log_every_n_steps": 1, "model.optimizer": "muon"}  # fmt: skip
     path = run(folder, 8, "cool", **options)
     events = EventAccumulator(str(path.parent.parent)).Reload()

@@ -81,7 +81,7 @@ class DiffusionModule(LightningModule):
         betas: AdamW's decay rates of the moments; the first is Muon's momentum too.
         optimizer: ``adamw``, or ``muon``: Muon for the matrices of the blocks, AdamW for the rest.
         warmup_steps: Steps over which the learning rate rises linearly.
-        cooldown_steps: Steps at the end of the run over which it falls linearly towards 0.
+        cooldown: Share of the run, in [0, 1), at its end, over which it falls linearly towards 0.
         max_snr_weight: Weighs the training loss by the SNR, clipped to [1, this], on the error of
             x_0; None is the plain loss of the prediction. The losses that are logged by time are
             not weighted, nor is that of the validation.
@@ -107,7 +107,7 @@ class DiffusionModule(LightningModule):
         betas: tuple[float, float] = (0.99, 0.999),
         optimizer: str = "adamw",
         warmup_steps: int = 2500,
-        cooldown_steps: int = 0,
+        cooldown: float = 0.0,
         max_snr_weight: float | None = None,
         init_from: str | None = None,
         train: str = "all",
@@ -126,9 +126,10 @@ class DiffusionModule(LightningModule):
             raise ValueError(f"betas are {betas}; accepted: two numbers from 0 to below 1")
         if optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer is {optimizer!r}; accepted: {', '.join(OPTIMIZERS)}")
-        for name, count in (("warmup_steps", warmup_steps), ("cooldown_steps", cooldown_steps)):
-            if count < 0:
-                raise ValueError(f"{name} is {count}; accepted: 0 or more")
+        if warmup_steps < 0:
+            raise ValueError(f"warmup_steps is {warmup_steps}; accepted: 0 or more")
+        if not 0 <= cooldown < 1:
+            raise ValueError(f"cooldown is {cooldown}; accepted: from 0 to below 1")
         if max_snr_weight is not None and not max_snr_weight >= 1:
             raise ValueError(f"max_snr_weight is {max_snr_weight}; accepted: at least 1, or null")
         if train not in TRAIN:
@@ -154,7 +155,7 @@ class DiffusionModule(LightningModule):
         self.class_dropout = class_dropout
         self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
         self.optimizer, self.filter_lr = optimizer, filter_lr
-        self.warmup_steps, self.cooldown_steps = warmup_steps, cooldown_steps
+        self.warmup_steps, self.cooldown = warmup_steps, cooldown
         self.max_snr_weight = max_snr_weight
 
     def _losses(self, batch: dict[str, Any], class_dropout: float) -> tuple[Tensor, Tensor]:
@@ -198,12 +199,12 @@ class DiffusionModule(LightningModule):
         muon = self.optimizer == "muon"
         groups = parameter_groups(self.denoiser, self.lr, self.weight_decay, self.filter_lr, muon)
         optimizer = OPTIMIZERS[self.optimizer](groups, betas=self.betas)
-        end = self.trainer.max_steps if self.cooldown_steps else 0
+        end = self.trainer.max_steps if self.cooldown else 0
 
         def factor(first: int) -> Callable[[int], float]:
             def at(step: int) -> float:
                 warm = max(step + 1 - first, 0) / max(self.warmup_steps, 1)
-                cool = (end - step) / self.cooldown_steps if self.cooldown_steps else 1.0
+                cool = (end - step) / (self.cooldown * end) if self.cooldown else 1.0
                 return max(min(warm, cool, 1.0), 0.0)
 
             return at

@@ -81,6 +81,7 @@ class Muon(torch.optim.AdamW):
             state = self.state[parameter]
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
+                state["step"] = torch.zeros(())  # AdamW looks for it in every state that it loads
             average = state["momentum"].lerp_(parameter.grad, 1 - momentum)
             update = parameter.grad.lerp(average, momentum)
             matrices = update.unflatten(0, (group["matrices"], -1))
