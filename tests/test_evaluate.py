@@ -187,6 +187,13 @@ def test_other_statistics_under_the_same_name_are_measured_anew(run, tmp_path):
     assert values[0] != values[1]
 
 
+def test_reuse_of_features_is_another_evaluation(run):
+    plain, reused = (run("--metrics", "detail", "--reuse", k) for k in ("1", "2"))
+    assert (plain.pop("reuse"), reused.pop("reuse")) == (1, 2)
+    assert plain.pop("results") != reused.pop("results")
+    assert plain == reused
+
+
 def test_an_interrupted_evaluation_goes_on(run, monkeypatch, tmp_path):
     whole = run("--metrics", "fid,kid,detail", "--n", "20")
     monkeypatch.setattr(evaluate, "SAVE_EVERY", 1)

@@ -42,7 +42,7 @@ def find_autoencoder(
 
 def check_numbers(args: argparse.Namespace) -> None:
     """Refuse numbers that have no meaning."""
-    for name, least in (("n", 1), ("seed", 0), ("batch_size", 1)):
+    for name, least in (("n", 1), ("seed", 0), ("batch_size", 1), ("reuse", 1)):
         if getattr(args, name) < least:
             raise ValueError(f"{name} is {getattr(args, name)}; accepted: at least {least}")
     if args.seed + args.n > 2**63:
@@ -116,6 +116,7 @@ class Generation:
         batch_size: Images that a device computes at once.
         devices: What shares the images out.
         autoencoder: What makes images of the latents of a latent model.
+        reuse: Calls from one of the whole network to the next; 1 is no reuse of features.
     """
 
     model: Model
@@ -127,6 +128,7 @@ class Generation:
     batch_size: int
     devices: Devices
     autoencoder: Autoencoder | None = None
+    reuse: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what the model cannot do, and what has no meaning."""
@@ -156,7 +158,7 @@ class Generation:
         labels = choose_labels(model, args.classes, args.n)
         return cls(
             model, seeds, labels, args.cfg, args.solver, args.steps, args.batch_size, devices,
-            find_autoencoder(model, args.vae),
+            find_autoencoder(model, args.vae), args.reuse,
         )  # fmt: skip
 
     def launch(self) -> None:
@@ -190,6 +192,7 @@ class Generation:
             "cfg": self.cfg,
             "solver": self.solver,
             "steps": self.steps,
+            "reuse": self.reuse,
         }
 
     @property
@@ -238,6 +241,7 @@ class Generation:
                 labels,
                 solver=self.solver,
                 steps=self.steps,
+                reuse=self.reuse,
                 batch_size=self.batch_size,
                 device=self.devices.device,
                 progress=bar,
@@ -262,6 +266,7 @@ class Generation:
             "cfg": self.cfg,
             "solver": self.solver,
             "steps": self.steps,
+            "reuse": self.reuse,
         }
 
 
@@ -274,6 +279,7 @@ def generate(
     cfg: float = 1.0,
     solver: str = "dpmpp",
     steps: int = 25,
+    reuse: int = 1,
     batch_size: int = 64,
     progress: bool = True,
     preset: str | None = None,
@@ -290,6 +296,8 @@ def generate(
         cfg: Guidance scale; 1 is no guidance.
         solver: One of ``uvit_lit.sampler.SOLVERS``.
         steps: Steps of the solver, 1 to 1000.
+        reuse: Run the inner blocks only in every ``reuse``-th call of the network and the
+            outermost pair in all, which is faster and not the same; 1 is no reuse.
         batch_size: Images computed at once.
         progress: Whether to show a bar.
         vae: Directory or Hub name of the autoencoder of a latent model; None is the trained one.
@@ -309,7 +317,7 @@ def generate(
     seeds = list(range(seed, seed + n))
     autoencoder = find_autoencoder(model, vae, devices.device)
     generation = Generation(
-        model, seeds, labels, cfg, solver, steps, batch_size, devices, autoencoder
+        model, seeds, labels, cfg, solver, steps, batch_size, devices, autoencoder, reuse
     )
     with generation.bar(1, show=progress) as bar:
         return generation.run(bar)

@@ -43,6 +43,10 @@ class Model(Protocol):
         """Predict, as ``Denoiser.forward`` does."""
         ...
 
+    def reusing(self, every: int) -> "Model":
+        """The same for one trajectory, as ``Denoiser.reusing`` makes it."""
+        ...
+
 
 def check_solver(name: str, steps: int) -> None:
     """Raise a ``ValueError`` unless the solver is known and the number of steps in 1 to 1000."""
@@ -101,6 +105,7 @@ def sample(
     *,
     solver: str = "dpmpp",
     steps: int = 25,
+    reuse: int = 1,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     progress: bool | tqdm = True,
@@ -118,6 +123,8 @@ def sample(
         labels: One per image; None for no class.
         solver: One of ``SOLVERS``.
         steps: Steps of the solver, 1 to 1000.
+        reuse: Calls from one of the whole network to the next, counted in each batch from its
+            first; 1 is no reuse of features.
         batch_size: Images that go through the network at once.
         device: Where to compute.
         progress: Whether to show a bar, counted in steps times images; or a bar that goes on.
@@ -126,7 +133,7 @@ def sample(
         (images, channels, height, width) float32 on the CPU, around [-1, 1], not clipped.
 
     Raises:
-        ValueError: If the solver or the steps are not accepted.
+        ValueError: If the solver, the steps or the reuse are not accepted.
     """
     images = []
     with _bar(progress, len(seeds) * count_calls(model, solver, steps)) as bar:
@@ -135,13 +142,14 @@ def sample(
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[chosen]]
             x = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
             y = None if labels is None else torch.tensor(labels[chosen], device=device)
+            trajectory = model.reusing(reuse)
             scheduler = make_solver(solver, model, steps)
             noise = {"generator": generators} if solver in STOCHASTIC else {}
             x = x * scheduler.init_noise_sigma
             times = _times(scheduler, model.schedule).to(device)
             for n, t in zip(scheduler.timesteps, times, strict=True):
                 noisy = scheduler.scale_model_input(x, n)
-                output = model(noisy, t.expand(len(x)), y).float()
+                output = trajectory(noisy, t.expand(len(x)), y).float()
                 x = scheduler.step(output, n, x, **noise).prev_sample
                 bar.update(len(x))
             images.append(x.cpu())
