@@ -5,6 +5,7 @@ import importlib
 import re
 import shlex
 import sys
+from string import Template
 
 import pytest
 import torch
@@ -139,8 +140,11 @@ def test_a_configuration_builds_its_model(path, monkeypatch, tmp_path):
 README = (ROOT / "README.md").read_text()
 PAGES = [README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))]
 COMMANDS = [
-    shlex.split(line.replace("$filter", "chebyshev").replace("$cutoff", "0.4"), comments=True)
+    shlex.split(Template(line).safe_substitute(variables), comments=True)
     for page in PAGES
+    for variables in [
+        {"filter": "chebyshev", "cutoff": "0.4"} | dict(re.findall(r'^ *(\w+)="(.*)"$', page, re.M))
+    ]
     for line in re.findall(
         r"^(?:    )*((?:python (?:\w+\.py|-m uvit_lit)|make ).*)$", page, re.MULTILINE
     )
