@@ -30,6 +30,7 @@ from uvit_lit.callbacks import (
 from uvit_lit.checkpoint import find_checkpoint
 from uvit_lit.cli import Parser, checked_input, fail
 from uvit_lit.data import ImageData
+from uvit_lit.devices import keep_memory
 from uvit_lit.filters import FILTERS
 from uvit_lit.module import DiffusionModule
 from uvit_lit.saving import Checkpoints
@@ -158,6 +159,7 @@ def main(args: list[str] | None = None) -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated")
     choose_config()
+    keep_memory()
     with checked_input():
         try:
             cli = TrainCLI(

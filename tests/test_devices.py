@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import platform
 import subprocess
 import sys
 
@@ -149,3 +150,25 @@ def test_a_failure_in_one_process_is_a_line_in_each(trained, tmp_path):
     assert done.returncode == 1
     assert "error: no space" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+KEEPING = """
+import resource, sys, torch
+from uvit_lit.devices import keep_memory
+if sys.argv[1] == "keep":
+    keep_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(2**25)  # 128 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of the GNU C library")
+def test_kept_memory_is_not_asked_for_again():
+    kept, given_back = (int(call(ROOT, "-c", KEEPING, how)[0]) for how in ("keep", "not"))
+    assert kept < given_back / 20
