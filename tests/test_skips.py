@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers.utils.torch_utils import fourier_filter
 
-from uvit_lit.filters import PROTOTYPES, LowPass, frequencies
+from uvit_lit.filters import PROTOTYPES, LowPass, filter_matrix, frequencies
 from uvit_lit.settings import Learned, SkipSettings
 from uvit_lit.skips import LongSkip, Modulation, scale_backbone
 
@@ -46,6 +47,32 @@ def test_step_equals_the_fourier_transform(grid, cutoff, s):
     _, filtered = step(s, cutoff, grid)(skip, skip)
     expected = fft_reference(skip[:, 2:], s, cutoff, grid)
     torch.testing.assert_close(filtered[:, 2:].double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("filter", ["step", "freeu_box"])
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("cutoff", [0.25, 0.3, 0.8])
+def test_a_product_of_low_rank_equals_the_whole_matrix(filter, grid, cutoff):
+    response = LowPass(filter)(frequencies(grid), cutoff)
+    modulation = Modulation(SkipSettings(filter, s=0.4, cutoff=cutoff), grid, 2)
+    assert modulation.is_low_rank == (2 * int((response != 0).sum()) < response.numel())
+    matrix = F.pad((0.4 - 1) * filter_matrix(response), (2, 0, 2, 0)).float()
+    features = torch.randn(3, len(matrix), 5, requires_grad=True)
+    results = modulation(features, features, T[:3])[1], features + matrix @ features
+    gradients = [torch.autograd.grad(x.square().sum(), features)[0] for x in results]
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("filter", ["step", "freeu_box", "butterworth"])
+def test_autocast_keeps_the_dtype_of_the_skip(filter):
+    long_skip = LongSkip(SkipSettings(filter, s=0.4), (8, 8), 2)
+    features = torch.randn(2, 66, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = long_skip(features, features, T[:2])[1]
+    assert rounded.dtype == torch.float32
+    exact = long_skip(features, features, T[:2])[1]
+    torch.testing.assert_close(rounded, exact, atol=0.06, rtol=0.03)
 
 
 @pytest.mark.parametrize("prefix", [0, 1, 2])

@@ -12,7 +12,6 @@ from uvit_lit.filters import (
     FILTERS,
     MAX_FREQUENCY,
     PROTOTYPES,
-    filter_matrix,
     frequencies,
     hartley_matrix,
 )
@@ -82,15 +81,21 @@ class Modulation(nn.Module):
         if self.low_pass is None:
             return
         # Zero rows for the prefix: it is left alone without cutting and joining.
-        frequency = frequencies(grid)
+        basis = F.pad(hartley_matrix(grid), (0, 0, num_prefix, 0))
+        frequency = frequencies(grid).flatten(0, 1)
         if self.filter_is_learned:
-            basis = F.pad(hartley_matrix(grid), (0, 0, num_prefix, 0))
             self.register_buffer("basis", basis.float(), persistent=False)
-            self.register_buffer("frequency", frequency.flatten(0, 1).float(), persistent=False)
+            self.register_buffer("frequency", frequency.float(), persistent=False)
+            return
+        change = (settings.s - 1) * self.low_pass(frequency, settings.cutoff)
+        passed = change != 0
+        self.is_low_rank = not passed.is_meta and 2 * int(passed.sum()) < len(passed)
+        if self.is_low_rank:  # a step touches few frequencies
+            basis, change = basis[:, passed], change[passed]
+            self.register_buffer("analysis", basis.T.float().contiguous(), persistent=False)
+            self.register_buffer("synthesis", (basis * change).float(), persistent=False)
         else:
-            change = (settings.s - 1) * filter_matrix(self.low_pass(frequency, settings.cutoff))
-            change = F.pad(change, (num_prefix, 0, num_prefix, 0))
-            self.register_buffer("change", change.float(), persistent=False)
+            self.register_buffer("change", (basis * change @ basis.T).float(), persistent=False)
 
     def forward(self, backbone: Tensor, skip: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return the scaled backbone features and the filtered skip features.
@@ -103,9 +108,13 @@ class Modulation(nn.Module):
         b = self._value("b", t)
         backbone = scale_backbone(backbone, b, self.num_prefix, self.settings.b_channels)
         if self.filter_is_learned:
-            skip = skip + self._learned_change(skip, t).to(skip.dtype)
+            skip = self._learned_filter(skip, t)
         elif self.low_pass is not None and self.settings.s != 1:
-            skip = skip + self.get_buffer("change").to(skip.dtype) @ skip
+            if self.is_low_rank:
+                analysis, synthesis = self.get_buffer("analysis"), self.get_buffer("synthesis")
+                skip = _add_product(skip, synthesis, _per_image(analysis, skip) @ skip)
+            else:
+                skip = _add_product(skip, self.get_buffer("change"), skip)
         return backbone, skip
 
     def _value(self, name: str, t: Tensor) -> Tensor | float:
@@ -130,17 +139,27 @@ class Modulation(nn.Module):
         )
         return (s - 1) * self.low_pass(frequency, cutoff)
 
-    def _learned_change(self, skip: Tensor, t: Tensor) -> Tensor:
-        """What the filter adds to the skip features."""
+    def _learned_filter(self, skip: Tensor, t: Tensor) -> Tensor:
+        """The filtered skip features."""
         basis = self.get_buffer("basis")
         with torch.autocast(skip.device.type, enabled=False):  # the design stays in float32
             change = self.gain_change(self.get_buffer("frequency"), t)
             if change.ndim == 1:
                 matrix = basis * change @ basis.T
         if change.ndim == 1:
-            return matrix.to(skip.dtype) @ skip
-        basis, change = basis.to(skip.dtype), change.to(skip.dtype)
-        return basis @ (change[:, :, None] * (basis.T @ skip))
+            return _add_product(skip, matrix, skip)
+        change = change[:, :, None].to(skip.dtype)
+        return _add_product(skip, basis, change * (_per_image(basis.T, skip) @ skip))
+
+
+def _per_image(matrix: Tensor, features: Tensor) -> Tensor:
+    """The matrix once for each image, without a copy: torch.matmul would copy the features."""
+    return matrix.to(features.dtype).expand(len(features), -1, -1)
+
+
+def _add_product(skip: Tensor, matrix: Tensor, features: Tensor) -> Tensor:
+    """Add matrix @ features to the skip features of each image; their dtype stays."""
+    return torch.baddbmm(skip, _per_image(matrix, skip), features.to(skip.dtype)).to(skip.dtype)
 
 
 class LongSkip(nn.Module):
