@@ -1,93 +1,165 @@
-"""What a filter costs in a training step: every filter against none, in one run.
+"""What the long skips cost, and which way to filter is the fastest.
 
-The step is forward, backward and AdamW on random images. A filter's step stands between two of
-``none``, so that a change of the machine's speed hits both; the ratio is the median over the rounds
-of its time over their mean, with the quartiles beside it.
+First table: all long skips of a model, filter and backbone scale, timed alone on features of the
+model's shape, over the time of the whole network without them in the same round; the difference of
+two whole networks would drown in the noise of the machine. FreeU is diffusers' code, as it acts in
+a Stable Diffusion pipeline, on the same features.
 
-    python benchmarks/filters.py                   # the tiny model
-    python benchmarks/filters.py --model small     # U-ViT-S/2
+Second table: one filter on a square grid of tokens as a dense matrix, as a product of rank r (a
+step at the default cutoff) and as an FFT.
+
+    python benchmarks/filters.py                            # the tiny model
+    python benchmarks/filters.py --model small --batch 8    # U-ViT-S/2
+    python benchmarks/filters.py --grids 8,16,32            # the second table
 """
 
 import argparse
-import platform
 import statistics
-import time
 
+import timing
 import torch
-from tqdm import tqdm
+from diffusers.utils.torch_utils import apply_freeu, fourier_filter
+from torch import nn
+from training import MODELS, make_step
 
 from uvit_lit.denoiser import Denoiser
-from uvit_lit.filters import FILTERS, PROTOTYPES
+from uvit_lit.devices import keep_memory
+from uvit_lit.filters import PROTOTYPES
 from uvit_lit.module import parameter_groups
+from uvit_lit.settings import SkipSettings
+from uvit_lit.skips import Modulation
 from uvit_lit.uvit import UViT
 
-MODELS = {
-    "tiny": {"patch_size": 4, "embed_dim": 192, "depth": 8, "num_heads": 4, "num_classes": 10},
-    "small": {},
-}
 CASES = {
-    **{name: {"filter": name} for name in FILTERS[1:]},
-    **{f"{name}, 3 cosines in t": {"filter": name, "t_coefficients": 3} for name in PROTOTYPES},
-    "butterworth, b learned": {"filter": "butterworth", "learn_b": True},
+    "step": {"filter": "step", "s": 0.5},
+    "step, b": {"filter": "step", "s": 0.5, "b": 1.2},
+    **{f"{name}, learned": {"filter": name} for name in PROTOTYPES},
+    "butterworth, learned, b learned": {"filter": "butterworth", "learn_b": True},
+    "butterworth, learned, 3 cosines in t": {"filter": "butterworth", "t_coefficients": 3},
 }
 
 
-def make_step(arguments, batch, device):
-    """A function that takes one training step of a model."""
-    torch.manual_seed(0)
-    denoiser = Denoiser(UViT(**arguments)).to(device)
-    optimizer = torch.optim.AdamW(parameter_groups(denoiser, 2e-4, 0.03, 10.0))
-    x0, eps = torch.randn(2, batch, 3, 32, 32, device=device)
-    t = torch.rand(batch, device=device)
+class FreeU(nn.Module):
+    """One long skip as diffusers' FreeU would have it."""
 
-    def step():
-        optimizer.zero_grad()
-        denoiser.loss(x0, eps, t).mean().backward()
-        optimizer.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
+    def __init__(self, grid, prefix):
+        super().__init__()
+        self.grid, self.prefix = grid, prefix
 
-    return step
+    def forward(self, backbone, skip, t):
+        """Modulate: tokens to maps and back, the prefix tokens left alone."""
+        maps = [x[:, self.prefix :].mT.unflatten(-1, self.grid) for x in (backbone, skip)]
+        maps[0] = maps[0].clone()  # it is changed in place
+        maps = apply_freeu(0, *maps, s1=0.5, b1=1.2, s2=0.5, b2=1.2)
+        tokens = [x.flatten(2).mT for x in maps]
+        features = zip((backbone, skip), tokens, strict=True)
+        return tuple(torch.cat([x[:, : self.prefix], y], dim=1) for x, y in features)
 
 
-def timed(step):
-    """Seconds of a call."""
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
+def skips_alone(modules, shape):
+    """Functions that run all long skips on random features: forward, and with backward."""
+    backbone, skip = torch.randn(2, *shape)
+    t = torch.rand(shape[0])
+
+    def forward():
+        with torch.inference_mode():
+            for module in modules:
+                module(backbone, skip, t)
+
+    inputs = [x.clone().requires_grad_() for x in (backbone, skip)]
+    learned = [p for module in modules for p in module.parameters()]
+
+    def both():
+        for module in modules:
+            sums = sum((x * x).sum() for x in module(*inputs, t))
+            torch.autograd.grad(sums, [*inputs, *learned], allow_unused=True)
+
+    return timing.timed(forward), timing.timed(both)
+
+
+def measure_models(name, batch, rounds):
+    """Print the first table."""
+    network = UViT(**MODELS[name])
+    shape = (batch, *network.pos_embed.shape[1:])
+    x, t = torch.randn(batch, 3, 32, 32), 999 * torch.rand(batch)
+
+    def forward():
+        with torch.inference_mode():
+            network(x, t)
+
+    denoiser = Denoiser(network)
+    step = make_step(denoiser, parameter_groups(denoiser, 2e-4, 0.03, 10.0), batch)
+    cases = {("forward", None): timing.timed(forward), ("step", None): timing.timed(step)}
+    skips = {n: UViT(**MODELS[name], **case).long_skips for n, case in CASES.items()}
+    skips["FreeU of diffusers"] = [FreeU(network.grid, network.num_prefix)] * len(skips["step"])
+    skips["none"] = network.long_skips
+    for case, modules in skips.items():
+        cases["forward", case], cases["step", case] = skips_alone(modules, shape)
+    seconds = timing.alternate(cases, rounds)
+    whole = {kind: seconds.pop((kind, None)) for kind in ("forward", "step")}
+    none = seconds["step", "none"]  # the squares and their sums, and their backward
+    forward, step = (1e3 * statistics.median(whole[kind]) for kind in ("forward", "step"))
+    print(f"{timing.machine('diffusers')}, {name}, batch {batch}, {rounds} rounds; forward "
+          f"{forward:.0f} ms, training step {step:.0f} ms\n"
+          "| long skips | % of a forward pass | % of a training step |\n|---|---|---|")  # fmt: skip
+    for case in skips:
+        both = [a - b for a, b in zip(seconds["step", case], none, strict=True)]
+        of_forward = timing.ratios(seconds["forward", case], whole["forward"])
+        of_step = timing.ratios(both, whole["step"])
+        parts = (timing.spread([100 * v for v in part]) for part in (of_forward, of_step))
+        print(f"| {case} | {' | '.join(parts)} |")
+
+
+def measure_grids(sides, batch, channels, rounds):
+    """Print the second table."""
+    cases, ranks = {}, {}
+    t = torch.zeros(batch)
+    for side in sides:
+        skip = torch.randn(batch, side * side, channels)
+        for way, settings in (
+            ("dense", SkipSettings("butterworth", s=0.5)),
+            ("rank r", SkipSettings("step", s=0.5)),
+        ):
+            modulation = Modulation(settings, (side, side), 0)
+            cases[side, way] = forward_only(modulation, skip, skip, t)
+        ranks[side] = len(modulation.analysis)
+        maps = skip.mT.unflatten(-1, (side, side)).contiguous()
+        cases[side, "fft"] = forward_only(real_fft, maps, torch.rand(side, side // 2 + 1))
+        cases[side, "diffusers"] = forward_only(fourier_filter, maps, 1, 0.5)
+    seconds = timing.alternate(cases, rounds)
+    print(f"{timing.machine('diffusers')}, {batch} images of {channels} channels, {rounds} rounds\n"
+          "| grid | dense, ms | rank r | rank r, ms | FFT, ms | fourier_filter of diffusers, ms |"
+          "\n|---|---|---|---|---|---|")  # fmt: skip
+    for side in sides:
+        dense, low, fft, box = (timing.spread([1e3 * v for v in seconds[side, way]])
+                                for way in ("dense", "rank r", "fft", "diffusers"))  # fmt: skip
+        print(f"| {side} x {side} | {dense} | {ranks[side]} | {low} | {fft} | {box} |")
+
+
+def real_fft(maps, response):
+    """A filter in the Fourier domain at its cheapest: real, on maps that are contiguous."""
+    return torch.fft.irfft2(torch.fft.rfft2(maps) * response, s=maps.shape[-2:])
+
+
+def forward_only(function, *arguments):
+    """A case without gradients."""
+    return timing.timed(torch.inference_mode()(lambda: function(*arguments)))
 
 
 def main():
-    """Print the table."""
+    """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=MODELS, default="tiny")
-    parser.add_argument("--cases", default=list(CASES), type=lambda text: text.split(","),
-                        help=f"any of {', '.join(CASES)} (default: all)")  # fmt: skip
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--grids", type=lambda text: [int(n) for n in text.split(",")])
+    parser.add_argument("--channels", type=int, default=256, help="with --grids")
     args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    sizes = MODELS[args.model]
-    none = make_step(sizes, args.batch, device)
-    if unknown := set(args.cases) - CASES.keys():
-        parser.error(f"no case {', '.join(unknown)}; accepted: {', '.join(CASES)}")
-    steps = {n: make_step({**sizes, **CASES[n]}, args.batch, device) for n in args.cases}
-    for step in (none, *steps.values()):
-        step()
-    ratios = {name: [] for name in args.cases}
-    seconds = []
-    for _ in tqdm(range(args.rounds), unit="round"):
-        for name, step in steps.items():
-            before, filtered, after = timed(none), timed(step), timed(none)
-            ratios[name].append(2 * filtered / (before + after))
-            seconds += [before, after]
-    print(f"{platform.processor() or platform.machine()}, {device}, torch {torch.__version__}, "
-          f"{torch.get_num_threads()} threads, float32, {args.model}, batch {args.batch}, "
-          f"{args.rounds} rounds; none: {statistics.median(seconds):.3f} s a step")  # fmt: skip
-    print("| filter | step time / none | quartiles |\n|---|---|---|")
-    for name, values in ratios.items():
-        low, middle, high = statistics.quantiles(values, n=4)
-        print(f"| {name} | {middle:.3f} | {low:.3f} to {high:.3f} |")
+    keep_memory()
+    if args.grids:
+        measure_grids(args.grids, args.batch, args.channels, args.rounds)
+    else:
+        measure_models(args.model, args.batch, args.rounds)
 
 
 if __name__ == "__main__":
