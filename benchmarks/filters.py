@@ -39,6 +39,10 @@ CASES = {
 }
 
 
+REPEATS = 5
+"""Calls of the long skips in a round: they take milliseconds."""
+
+
 class FreeU(nn.Module):
     """One long skip as diffusers' FreeU would have it."""
 
@@ -74,7 +78,7 @@ def skips_alone(modules, shape):
             sums = sum((x * x).sum() for x in module(*inputs, t))
             torch.autograd.grad(sums, [*inputs, *learned], allow_unused=True)
 
-    return timing.timed(forward), timing.timed(both)
+    return timing.timed(forward, REPEATS), timing.timed(both, REPEATS)
 
 
 def measure_models(name, batch, rounds):
@@ -143,7 +147,7 @@ def real_fft(maps, response):
 
 def forward_only(function, *arguments):
     """A case without gradients."""
-    return timing.timed(torch.inference_mode()(lambda: function(*arguments)))
+    return timing.timed(torch.inference_mode()(lambda: function(*arguments)), REPEATS)
 
 
 def main():
