@@ -1,9 +1,9 @@
 """What sampling costs and how far it is from the 1,000-step reference, by solver, steps and reuse.
 
-Every round times the first steps of DDIM and of DDPM, then every case, all with the same images; a
-ratio is taken within a round, so that a change of the machine's speed hits both. The 1,000 steps of
-the references are not timed whole: their time is that of SHORT steps, plus the time per step,
-(T(LONG) - T(SHORT)) / (LONG - SHORT), times the rest. Decoding of latents and files are not in it.
+Every round times the first steps of DDIM and of DDPM, then every case, all with the same images.
+The 1,000 steps of the references are not timed whole: their time is that of SHORT steps, plus the
+time per step, (T(LONG) - T(SHORT)) / (LONG - SHORT), times the rest. Decoding of latents and files
+are not in it.
 
 The difference is the relative L2 distance, ||x - r|| / ||r||, of images in [-1, 1] to those of
 1,000 steps of DDIM with the same seeds, which are run whole, of fewer images. Stochastic solvers
@@ -14,16 +14,13 @@ make other images, so they have none.
 """
 
 import argparse
-import platform
-import statistics
-import time
+from functools import partial
 
-import torch
-from tqdm import tqdm
+import timing
 
 from uvit_lit import load_model
 from uvit_lit.cli import comma_list
-from uvit_lit.devices import choose_device
+from uvit_lit.devices import choose_device, keep_memory
 from uvit_lit.generation import choose_labels
 from uvit_lit.sampler import STOCHASTIC, count_calls, sample
 
@@ -51,6 +48,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=7, help="0: differences only")
     parser.add_argument("--reference_images", type=int, default=8, help="0: times only")
     args = parser.parse_args()
+    keep_memory()
     device = choose_device("auto")
     model = load_model(args.ckpt, device)
 
@@ -60,21 +58,12 @@ def main():
             solver=solver, steps=steps, reuse=reuse, batch_size=n, device=device, progress=False,
         )  # fmt: skip
 
-    def timed(*case):
-        start = time.perf_counter()
-        run(args.n, *case)  # ends on the CPU
-        return time.perf_counter() - start
-
-    seconds = {case: [] for case in (*REFERENCES, *args.cases)}
-    for case in args.cases if args.rounds else ():
-        run(args.n, case[0], 2, case[2])
-    for _ in tqdm(range(args.rounds), unit="round"):
-        for solver in REFERENCES:
-            short, long = timed(solver, SHORT), timed(solver, LONG)
-            per_step = (long - short) / (LONG - SHORT)
-            seconds[solver].append(short + (STEPS - SHORT) * per_step)
-        for case in args.cases:
-            seconds[case].append(timed(*case))
+    parts = [(name, steps, 1) for name in REFERENCES for steps in (SHORT, LONG)]
+    calls = {case: timing.timed(partial(run, args.n, *case)) for case in (*parts, *args.cases)}
+    seconds = timing.alternate(calls, args.rounds) if args.rounds else {}
+    for name in REFERENCES if args.rounds else ():
+        pairs = zip(seconds[name, SHORT, 1], seconds[name, LONG, 1], strict=True)
+        seconds[name] = [a + (STEPS - SHORT) * (b - a) / (LONG - SHORT) for a, b in pairs]
 
     differences = {}
     if args.reference_images:
@@ -87,20 +76,18 @@ def main():
     def row(case, name, steps, reuse):
         cells = [name, steps, reuse, count_calls(model.denoiser, name, steps)]
         if args.rounds:
-            ratios = [r / s for r, s in zip(seconds["ddim"], seconds[case], strict=True)]
-            cells += [f"{statistics.median(seconds[case]):.2f}", f"{statistics.median(ratios):.1f}",
-                      f"{min(ratios):.1f} to {max(ratios):.1f}"]  # fmt: skip
+            ratios = timing.ratios(seconds["ddim"], seconds[case])
+            cells += [timing.spread(seconds[case]), timing.spread(ratios, 1)]
         else:
-            cells += ["", "", ""]
+            cells += ["", ""]
         cells.append(f"{differences[case]:.4f}" if case in differences else "")
         print("| " + " | ".join(map(str, cells)) + " |")
 
-    print(f"{platform.processor() or platform.machine()}, {device}, torch {torch.__version__}, "
-          f"{torch.get_num_threads()} threads, float32, {model.name}, {model.training}, "
+    print(f"{timing.machine('diffusers')}, {device}, {model.name}, {model.training}, "
           f"{args.n} images, {args.rounds} rounds; differences of {args.reference_images} images; "
           f"ddim and ddpm with {STEPS} steps: time per step times steps plus overhead")  # fmt: skip
-    print("| solver | steps | reuse | calls | seconds | times faster than ddim, 1000 | range | "
-          "difference |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
+    print("| solver | steps | reuse | calls | seconds | times faster than ddim, 1000 | "
+          "difference |\n|---|---|---|---|---|---|---|")  # fmt: skip
     for solver in REFERENCES if args.rounds else ():
         row(solver, solver, STEPS, 1)
     for case in args.cases:
