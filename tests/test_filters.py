@@ -12,7 +12,6 @@ from uvit_lit.filters import (
     FILTERS,
     PROTOTYPES,
     LowPass,
-    filter_matrix,
     frequencies,
     hartley_matrix,
     radial_power,
@@ -152,12 +151,6 @@ def test_the_hartley_matrix_is_its_own_inverse_and_agrees_with_the_fft(grid):
     spectrum = torch.fft.fft2(maps, norm="ortho")
     expected = (spectrum.real - spectrum.imag).flatten()
     torch.testing.assert_close(basis @ maps.flatten(), expected)
-
-
-def test_filter_matrix_is_symmetric_and_idempotent_for_a_step():
-    matrix = filter_matrix(LowPass("step")(frequencies((6, 9)), 0.7))
-    torch.testing.assert_close(matrix, matrix.T)
-    torch.testing.assert_close(matrix @ matrix, matrix)
 
 
 def test_radial_power_finds_a_wave_and_keeps_the_energy():

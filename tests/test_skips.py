@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.utils.torch_utils import fourier_filter
 
-from uvit_lit.filters import PROTOTYPES, LowPass, filter_matrix, frequencies
+from uvit_lit.filters import PROTOTYPES, LowPass, frequencies, hartley_matrix
 from uvit_lit.settings import Learned, SkipSettings
 from uvit_lit.skips import LongSkip, Modulation, scale_backbone
 
@@ -56,7 +56,8 @@ def test_a_product_of_low_rank_equals_the_whole_matrix(filter, grid, cutoff):
     response = LowPass(filter)(frequencies(grid), cutoff)
     modulation = Modulation(SkipSettings(filter, s=0.4, cutoff=cutoff), grid, 2)
     assert modulation.is_low_rank == (2 * int((response != 0).sum()) < response.numel())
-    matrix = F.pad((0.4 - 1) * filter_matrix(response), (2, 0, 2, 0)).float()
+    basis = hartley_matrix(grid)
+    matrix = F.pad((0.4 - 1) * (basis * response.flatten() @ basis), (2, 0, 2, 0)).float()
     features = torch.randn(3, len(matrix), 5, requires_grad=True)
     results = modulation(features, features, T[:3])[1], features + matrix @ features
     gradients = [torch.autograd.grad(x.square().sum(), features)[0] for x in results]

@@ -179,20 +179,6 @@ def hartley_matrix(grid: tuple[int, int]) -> Tensor:
     return (angle.cos() + angle.sin()) / math.sqrt(height * width)
 
 
-def filter_matrix(response: Tensor) -> Tensor:
-    """Matrix over the tokens that does what a symmetric response does in the Fourier domain.
-
-    Args:
-        response: (height, width), real, equal at opposite frequencies, in ``fft2`` order.
-
-    Returns:
-        (height * width, height * width) float64, symmetric: ``filter_matrix(H) @ x`` is
-        ``ifft2(H * fft2(x))`` for every channel of x.
-    """
-    basis = hartley_matrix((response.shape[0], response.shape[1]))
-    return basis * response.double().flatten() @ basis
-
-
 def radial_power(features: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Radially averaged power spectrum of token features.
 
