@@ -59,6 +59,23 @@ def test_the_other_groups_take_the_step_of_adamw():
     assert torch.equal(matrix, torch.eye(4))  # no gradient, no step
 
 
+def test_a_closure_sees_all_groups():
+    """Lightning clears and clips the gradients of every group inside it."""
+    matrix, weights = nn.Parameter(torch.eye(4)), nn.Parameter(torch.ones(4))
+    optimizer = Muon([{"params": [matrix], "matrices": 1}, {"params": [weights]}], lr=0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (matrix * torch.arange(4.0)).sum() + weights.sum()
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        assert optimizer.step(closure) is not None
+    torch.testing.assert_close(matrix.grad, torch.arange(4.0).expand(4, 4))
+    assert not torch.equal(matrix, torch.eye(4))
+
+
 def test_a_saved_state_goes_on():
     def step(parameters, optimizer, seed):
         for parameter in parameters:
