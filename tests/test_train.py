@@ -309,7 +309,7 @@ def test_tensorboard_shows_what_the_filters_learn(folder, capsys):
                   "trainer.log_every_n_steps": 1})  # fmt: skip
     events = EventAccumulator(str(path.parent.parent), size_guidance={"images": 0}).Reload()
     tags = events.Tags()
-    assert {"skips/cutoff_0", "skips/s_1", "skips/b_1", "lr-AdamW/filters"} <= set(tags["scalars"])
+    assert {"skips/cutoff_0", "skips/s_1", "skips/b_1", "lr-Muon/filters"} <= set(tags["scalars"])
     assert len({e.value for e in events.Scalars("skips/cutoff_0")}) > 1
     for tag in ("skips/gain", "skips/spectra"):
         assert [image.step for image in events.Images(tag)] == [3, 6]
