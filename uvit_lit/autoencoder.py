@@ -1,6 +1,7 @@
 """The frozen first stage of latent diffusion: images to latents and back."""
 
 import hashlib
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -98,13 +99,14 @@ def load_autoencoder(name: str, device: torch.device | str = "cpu") -> Autoencod
         directory = directory / "vae"
     local = directory.exists() or name.count("/") != 1 or name.startswith(("/", ".", "~"))
     try:
-        network, loaded = AutoencoderKL.from_pretrained(
-            str(directory) if local else name,
-            use_safetensors=True,
-            local_files_only=local,
-            low_cpu_mem_usage=False,  # True needs accelerate
-            output_loading_info=True,
-        )
+        with warnings.catch_warnings(action="ignore"):  # of diffusers about its own calls
+            network, loaded = AutoencoderKL.from_pretrained(
+                str(directory) if local else name,
+                use_safetensors=True,
+                local_files_only=local,
+                low_cpu_mem_usage=False,  # True needs accelerate
+                output_loading_info=True,
+            )
         if wrong := [*loaded["missing_keys"], *loaded["unexpected_keys"]]:
             raise ValueError(f"tensors are missing or too many: {', '.join(sorted(wrong)[:3])}")
         return Autoencoder(network, device)

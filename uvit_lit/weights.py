@@ -9,6 +9,7 @@ import inspect
 import json
 import pickle
 import sys
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -93,7 +94,8 @@ def load(path: Path) -> dict[str, Any]:
     """
     try:
         mmap = zipfile.is_zipfile(path)  # files of before torch 1.6 are none
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with warnings.catch_warnings(action="ignore"):  # the error says it in one line
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError):
         raise ValueError(
             f"checkpoint {path} is refused: it is damaged, no checkpoint, or has code inside"
