@@ -61,7 +61,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def reference_images(args: argparse.Namespace, generation: "Generation") -> "Tensor":
+def reference_images(
+    args: argparse.Namespace, generation: "Generation", download: bool
+) -> "Tensor":
     """Pixels of the reference data, (images, 3, H, W) uint8."""
     from uvit_lit.data import ImageData
 
@@ -70,9 +72,15 @@ def reference_images(args: argparse.Namespace, generation: "Generation") -> "Ten
     if name is None or (name == "folder" and root is None):
         raise ValueError("the checkpoint does not say its data: give --data and --data_root")
     data = ImageData(name, root or "data", image_size=generation.image_size)
-    if generation.devices.is_main:
-        data.prepare_data()
-    generation.devices.decide(None)  # the others wait for a download
+    error = None
+    if download and generation.devices.is_main:
+        try:
+            data.prepare_data()
+        except OSError as failure:
+            error = str(failure)
+    error = generation.devices.decide(error)  # the others wait for a download
+    if error is not None:
+        raise OSError(error)
     data.setup()
     images = data.train if args.split == "train" else data.validation
     if images is None:
@@ -86,10 +94,11 @@ def find_pixels(
     """Pixels of the reference data; None with --stats, and where the detail can do without."""
     if args.stats is not None:
         return None
+    needed = metrics != {"detail"} or bool(args.data or args.data_root)
     try:
-        return reference_images(args, generation)
+        return reference_images(args, generation, download=needed)
     except (ValueError, OSError) as error:
-        if metrics != {"detail"} or args.data or args.data_root:
+        if needed:
             raise
         if generation.devices.is_main:
             print(f"note: no distance to the spectrum of the data ({error})", file=sys.stderr)
@@ -103,8 +112,8 @@ def data_spectrum(pixels: "Tensor") -> dict[str, float]:
     from uvit_lit.metrics import band_decibels
 
     chosen = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
-    bands = band_decibels(pixels[chosen[:SPECTRUM_IMAGES]])
-    return {name: float(values.mean()) for name, values in bands.items()}
+    parts = [band_decibels(pixels[some]) for some in chosen[:SPECTRUM_IMAGES].split(256)]
+    return {name: float(torch.cat([part[name] for part in parts]).mean()) for name in parts[0]}
 
 
 def load_reference(

@@ -91,7 +91,7 @@ def check_resume(model: DiffusionModule, saved: dict) -> None:
         saved.setdefault(name, parameter.default)
     own = {**model.hparams, **uvit_arguments(model.hparams)}
     decided = ("schedule", "prediction", "lr", "filter_lr", "weight_decay", "betas",
-               "optimizer", "max_snr_weight", "train", "filters_steps")  # fmt: skip
+               "optimizer", "train", "filters_steps")  # fmt: skip
     for name in (*uvit_arguments({}), *decided):
         here, there = (tuple(v) if isinstance(v, list) else v for v in (own[name], saved[name]))
         if here != there:
@@ -190,8 +190,9 @@ def main(args: list[str] | None = None) -> None:
     except (OSError, FloatingPointError) as error:
         fail(error, 1)
     finally:
-        if torch.distributed.is_initialized():  # the threads of gloo may abort the exit
-            torch.distributed.destroy_process_group()
+        group = torch.distributed
+        if group.is_available() and group.is_initialized() and group.get_backend() == "gloo":
+            group.destroy_process_group()  # or its threads may abort the exit
     print(cli.trainer.log_dir)
 
 

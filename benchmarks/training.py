@@ -170,6 +170,8 @@ def main():
     }
     if args.official is None:
         del builders["official"]
+    if unknown := set(args.cases or ()) - builders.keys():
+        parser.error(f"no case {', '.join(unknown)}; accepted: {'; '.join(builders)}")
     cases, told = {}, {}
     for name, (build, *options) in builders.items():
         if args.cases and name not in args.cases:

@@ -74,7 +74,8 @@ def test_kid_is_that_of_torchmetrics():
     theirs.update(real, real=True)
     theirs.update(generated, real=False)
     ours = distances(real, generated, ["kid"])["kid"].mean
-    assert ours == pytest.approx(float(theirs.compute()[0]), rel=1e-4)
+    expected = float(theirs.compute()[0])  # in float32, in a random order
+    assert ours == pytest.approx(expected, abs=3e-6)
 
 
 def test_precision_and_recall_of_a_mode_that_is_missing():

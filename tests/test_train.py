@@ -75,6 +75,14 @@ def test_a_resumed_run_equals_the_uninterrupted_one(folder, options):
     assert differences(whole["state_dict"], whole["current_model_state"]) != []
 
 
+def test_a_run_that_cools_down_resumes(folder):
+    path = run(folder, 8, "whole", **{"model.cooldown": 0.5, "checkpoints.keep_every_n_steps": 5})
+    whole = load(path)
+    run(folder, 8, "whole", ckpt_path=path.with_name("step=5.ckpt"), **{"model.cooldown": 0.5})
+    branch = folder.parent / "runs/whole/version_1/checkpoints/last.ckpt"
+    assert differences(whole, load(branch)) == []
+
+
 @pytest.mark.slow
 def test_fifty_resumes_equal_the_uninterrupted_run(folder):
     whole = load(run(folder, 200, "whole"))

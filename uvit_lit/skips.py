@@ -153,7 +153,7 @@ class Modulation(nn.Module):
 
 
 def _per_image(matrix: Tensor, features: Tensor) -> Tensor:
-    """The matrix once for each image, without a copy: torch.matmul would copy the features."""
+    """The matrix once for each image, without a copy (of the features, as torch.matmul makes)."""
     return matrix.to(features.dtype).expand(len(features), -1, -1)
 
 
