@@ -15,8 +15,8 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     """Move all singular values of each matrix close to 1 (into about 0.7 to 1.2).
 
-    Newton-Schulz iterations, in bfloat16 on accelerators as published; in float32 on a CPU, where
-    bfloat16 is slower.
+    Newton-Schulz iterations, in bfloat16 on accelerators as published; in float32 on a CPU, since
+    many have no bfloat16 products.
 
     Args:
         matrices: (count, rows, columns).
