@@ -29,6 +29,11 @@ ddim are even in t, as published. DDIM is DPM-Solver of order 1 (section 3.1 the
 ``DDIMScheduler`` steps to the wrong time where the number of steps does not divide 1000.
 """
 
+PURE_NOISE = 160.0
+"""Noise, sigma / alpha, where steps that are even in log-SNR begin at the latest: next to nothing
+of an image is left there. The VP-SDE ends at 152; the cosine schedule at 20,000, and without this
+bound 10 of 25 steps would be spent beyond t = 0.99."""
+
 STOCHASTIC = ("ddpm", "sde-dpmpp")
 """Solvers that add noise on the way; the others are deterministic given the first noise."""
 
@@ -72,9 +77,13 @@ def make_solver(name: str, model: Model, steps: int) -> Any:
     """
     check_solver(name, steps)
     class_name, options = SOLVERS[name]
+    betas = model.schedule.betas()
+    if options.items() >= _LOG_SNR.items():
+        remains = (-betas).log1p().cumsum(0).exp()  # alpha^2 = 1 / (1 + (sigma / alpha)^2)
+        betas = betas[remains > 1 / (1 + PURE_NOISE**2)]
     scheduler = getattr(importlib.import_module("diffusers"), class_name)(
-        num_train_timesteps=STEPS,
-        trained_betas=model.schedule.betas().numpy(),
+        num_train_timesteps=len(betas),
+        trained_betas=betas.numpy(),
         prediction_type=PREDICTIONS[model.prediction],
         **options,
     )
