@@ -16,6 +16,7 @@ import torch
 from jsonargparse import ArgumentError
 from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from uvit_lit.autoencoder import check_latents
@@ -110,6 +111,8 @@ def check_run(cli: TrainCLI) -> None:
             f"max_steps is {trainer.max_steps}, max_epochs {trainer.max_epochs}; a run is counted "
             "in optimiser steps: set --trainer.max_steps and leave max_epochs at -1"
         )
+    if isinstance(trainer.strategy, FSDPStrategy) and model.optimizer == "muon":
+        raise ValueError("optimizer muon does not go with strategy fsdp; accepted: adamw, or ddp")
     if cli.config.ckpt_path:
         saved = load(Path(cli.config.ckpt_path))
         if "hyper_parameters" not in saved:

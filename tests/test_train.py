@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT, error_line, train_arguments
+from lightning.pytorch.strategies import FSDPStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
@@ -465,6 +467,14 @@ def test_mistakes_are_one_line(folder, capsys, wrong, message):
     assert status == 2
     assert message in line
     assert not (folder.parent / "runs").exists()
+
+
+def test_muon_is_refused_where_its_matrices_would_be_cut():
+    """Lightning itself refuses fsdp on a CPU, so the command line cannot show it here."""
+    trainer = SimpleNamespace(max_steps=1, max_epochs=-1, strategy=FSDPStrategy())
+    cli = SimpleNamespace(trainer=trainer, model=SimpleNamespace(optimizer="muon"), datamodule=None)
+    with pytest.raises(ValueError, match="muon does not go with strategy fsdp; accepted: adamw"):
+        train.check_run(cli)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(folder, trained, capsys):

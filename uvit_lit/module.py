@@ -15,7 +15,7 @@ from uvit_lit.muon import Muon
 from uvit_lit.uvit import UViT
 from uvit_lit.weights import uvit_arguments
 
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "muon": Muon}
+OPTIMIZERS = ("adamw", "muon")
 """Optimisers by name."""
 
 TRAIN = ("all", "filters", "filters_then_all")
@@ -190,7 +190,13 @@ class DiffusionModule(LightningModule):
         """Each group warms up linearly when it begins to move; all cool down at the end."""
         muon = self.optimizer == "muon"
         groups = parameter_groups(self.denoiser, self.lr, self.weight_decay, self.filter_lr, muon)
-        optimizer = OPTIMIZERS[self.optimizer](groups, betas=self.betas)
+        optimizer: torch.optim.Optimizer
+        if muon:
+            in_bf16 = self.trainer.precision == "bf16-mixed"
+            dtype = torch.bfloat16 if in_bf16 else None
+            optimizer = Muon(groups, betas=self.betas, dtype=dtype)
+        else:
+            optimizer = torch.optim.AdamW(groups, betas=self.betas)
         end = self.trainer.max_steps if self.cooldown else 0
 
         def factor(first: int) -> Callable[[int], float]:

@@ -12,14 +12,13 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic iteration (Jordan et al. 2024), steepest at 0; those of ``torch.optim.Muon``."""
 
 
-def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+def orthogonalise(matrices: Tensor, dtype: torch.dtype | None = None, steps: int = 5) -> Tensor:
     """Move all singular values of each matrix close to 1 (into about 0.7 to 1.2).
-
-    Newton-Schulz iterations, in bfloat16 on accelerators as published; in float32 on a CPU, since
-    many have no bfloat16 products.
 
     Args:
         matrices: (count, rows, columns).
+        dtype: Of the Newton-Schulz iterations. None is bfloat16 on accelerators, as published, and
+            float32 on a CPU, since many have no bfloat16 products.
         steps: Iterations.
 
     Returns:
@@ -29,7 +28,9 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
         Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
     """
     a, b, c = COEFFICIENTS
-    x = matrices.float() if matrices.device.type == "cpu" else matrices.bfloat16()
+    if dtype is None:
+        dtype = torch.float32 if matrices.device.type == "cpu" else torch.bfloat16
+    x = matrices.to(dtype)
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
@@ -50,12 +51,17 @@ class Muon(torch.optim.AdamW):
 
     Args:
         params: Parameter groups.
+        dtype: As for ``orthogonalise``.
         **defaults: Those of ``torch.optim.AdamW``.
 
     References:
         ``torch.optim.Muon`` with ``match_rms_adamw``; Liu et al., "Muon is scalable for LLM
         training", 2025, for the scale; arXiv 2608.02502 for the fused matrices.
     """
+
+    def __init__(self, params: Any, dtype: torch.dtype | None = None, **defaults: Any) -> None:
+        super().__init__(params, **defaults)
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -91,7 +97,8 @@ class Muon(torch.optim.AdamW):
             matrices = update.unflatten(0, (group["matrices"], -1))
             by_shape[matrices.shape[1:]].append((parameter, matrices))
         for shape, pairs in by_shape.items():
-            updates = orthogonalise(torch.cat([matrices for _, matrices in pairs]))
+            stacked = torch.cat([matrices for _, matrices in pairs])
+            updates = orthogonalise(stacked, self.dtype)
             size = group["lr"] * 0.2 * math.sqrt(max(shape))
             for (parameter, _), update in zip(pairs, updates.split(group["matrices"]), strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
