@@ -15,8 +15,8 @@ from pathlib import Path
 import timing
 from training import MODELS
 
+from uvit_lit.layouts import Weights, uvit_arguments, write_safetensors
 from uvit_lit.uvit import UViT
-from uvit_lit.weights import Weights, uvit_arguments, write_safetensors
 
 ROOT = Path(__file__).parents[1]
 

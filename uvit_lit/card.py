@@ -4,8 +4,8 @@ import math
 
 from huggingface_hub import ModelCardData
 
+from uvit_lit.layouts import Weights
 from uvit_lit.settings import SkipSettings
-from uvit_lit.weights import Weights
 
 
 def describe_weights(weights: Weights, skips: list[SkipSettings], results: str = "") -> str:

@@ -13,8 +13,7 @@ from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from uvit_lit.card import describe_weights
 from uvit_lit.classes import class_names
 from uvit_lit.denoiser import Denoiser
-from uvit_lit.uvit import UViT
-from uvit_lit.weights import (
+from uvit_lit.layouts import (
     Weights,
     check_tensors,
     published_schedule,
@@ -22,6 +21,7 @@ from uvit_lit.weights import (
     resize_positions,
     write_safetensors,
 )
+from uvit_lit.uvit import UViT
 
 HUB = "hf://"
 """Prefix of a name on the Hugging Face Hub where a path is accepted: hf://user/name."""

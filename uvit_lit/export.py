@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = build_parser().parse_args(arguments)
 
     from uvit_lit.checkpoint import HUB, hub_errors, load_model
-    from uvit_lit.weights import write_official, write_safetensors
+    from uvit_lit.layouts import write_official, write_safetensors
 
     with checked_input():
         out = Path(args.out)

@@ -8,7 +8,7 @@ import torch
 
 from uvit_lit.denoiser import Denoiser
 from uvit_lit.filters import PROTOTYPES
-from uvit_lit.weights import check_tensors, read_weights, resize_positions
+from uvit_lit.layouts import check_tensors, read_weights, resize_positions
 
 SKIP_ARGUMENTS = {
     "filter", "s", "cutoff", "order", "ripple", "attenuation", "t_coefficients",

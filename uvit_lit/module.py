@@ -11,9 +11,9 @@ from uvit_lit.checkpoint import find_checkpoint
 from uvit_lit.denoiser import Denoiser
 from uvit_lit.filters import PROTOTYPES
 from uvit_lit.finetune import initialise
+from uvit_lit.layouts import uvit_arguments
 from uvit_lit.muon import Muon
 from uvit_lit.uvit import UViT
-from uvit_lit.weights import uvit_arguments
 
 OPTIMIZERS = ("adamw", "muon")
 """Optimisers by name."""

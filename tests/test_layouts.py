@@ -17,9 +17,9 @@ from uvit_lit import Model, checkpoint, generate, load_model
 from uvit_lit.checkpoint import complete
 from uvit_lit.classes import CIFAR10, class_names, find_class
 from uvit_lit.export import main as export_main
+from uvit_lit.layouts import read_weights, write_official
 from uvit_lit.module import DiffusionModule
 from uvit_lit.uvit import UViT
-from uvit_lit.weights import read_weights, write_official
 
 LAYOUTS = {
     "as S/2": {"embed_dim": 512, "num_heads": 8},
