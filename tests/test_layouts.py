@@ -127,6 +127,20 @@ def test_safetensors_carry_everything(tmp_path, filter, monkeypatch):
     assert torch.equal(*images)
 
 
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_half_precision_halves_the_file(tmp_path, suffix):
+    torch.manual_seed(0)
+    save(DiffusionModule(img_size=8, embed_dim=64, num_heads=2, depth=2), tmp_path / "model.ckpt")
+    paths = [tmp_path / f"{dtype}.{suffix}" for dtype in ("float32", "float16")]
+    for path in paths:
+        export_main([str(path), "--ckpt", str(tmp_path / "model.ckpt"), "--dtype", path.stem])
+    assert paths[1].stat().st_size / paths[0].stat().st_size < 0.6
+    options = {} if suffix == "safetensors" else {"num_heads": 2}
+    one, two = (load_model(path, **options).denoiser.backbone.state_dict() for path in paths)
+    for name, value in two.items():
+        assert torch.equal(value, one[name].half().float())
+
+
 @pytest.mark.parametrize("size", [16, 32])
 def test_learned_cutoffs_keep_their_value_at_another_size(tmp_path, size):
     torch.manual_seed(0)

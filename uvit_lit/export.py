@@ -20,6 +20,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--ckpt", default="last", help="checkpoint; 'last' (default): the newest under runs/")
     add("--num_heads", type=int, help="heads, of official weights that are no published model's")
     add("--schedule", help="vp, linear, cosine or sd, of such weights (default: the published)")
+    add("--dtype", choices=("float32", "float16"), default="float32",
+        help="of the tensors; float16 halves the file, and every command reads it")  # fmt: skip
     add("--licence", help="licence of the weights, such as cc-by-4.0")
     add("--results", type=Path, help="Markdown with measured figures for the model card, such as "
         "the results.md of evaluate.py")  # fmt: skip
@@ -33,6 +35,8 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: The command line; None takes that of the process.
     """
     args = build_parser().parse_args(arguments)
+
+    import torch
 
     from uvit_lit.checkpoint import HUB, hub_errors, load_model
     from uvit_lit.layouts import write_official, write_safetensors
@@ -49,6 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise ValueError(f"results {args.results} is not a file")
         model = load_model(args.ckpt, num_heads=args.num_heads, schedule=args.schedule)
         model.licence = args.licence or model.licence
+        model.denoiser.to(getattr(torch, args.dtype))
         if args.out.startswith(HUB):
             card = {"results": args.results.read_text() if args.results else ""}
             with hub_errors(args.out):
