@@ -65,3 +65,15 @@ def test_unknown_prediction():
 def test_a_window_outside_0_to_1_is_named():
     with pytest.raises(ValueError, match=r"t_range is 0.5,0.2"):
         Denoiser(Recorder()).set_skips(s=0.5, t_range=(0.5, 0.2))
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_snr_weighs_the_error_of_x0_alike_whatever_is_predicted(prediction):
+    denoiser, t = Denoiser(nn.Identity(), "cosine", prediction), torch.tensor([0.1, 0.5, 0.9])
+    alpha, sigma = denoiser.schedule.alpha_sigma(t)
+    x0, eps, error = torch.zeros(3, 1), torch.ones(3, 1), 0.1 * torch.ones(3, 1)
+    x_t = denoiser.add_noise(x0, eps, t)
+    off = (x_t - alpha[:, None] * (x0 + error)) / sigma[:, None]  # the noise that x0 + error means
+    difference = denoiser.target(x0 + error, off, t) - denoiser.target(x0, eps, t)
+    weighed = denoiser.snr_weight(t, 5.0) * difference.square().mean(1)
+    torch.testing.assert_close(weighed, (alpha / sigma).square().clamp(1, 5) * 0.01)

@@ -456,6 +456,7 @@ def test_bfloat16_training_runs(folder, filter):
         ({"model.train": "some"}, "train is 'some'; accepted: all"),
         ({"model.train": "filters"}, "the long skips learn nothing"),
         ({"model.filter_lr": 0}, "filter_lr is 0"),
+        ({"model.max_snr_weight": 0.5}, "max_snr_weight is 0.5; accepted: at least 1, or null"),
         ({"model.filters_steps": -1}, "filters_steps is -1"),
         ({"skips.every_n_steps": 0}, "every_n_steps is 0"),
         ({"model.init_from": "gone.ckpt"}, "gone.ckpt does not exist"),

@@ -97,6 +97,28 @@ class Denoiser(nn.Module):
         prediction = self(self.add_noise(x0, eps, t), t, y)
         return (prediction.float() - self.target(x0, eps, t)).square().flatten(1).mean(1)
 
+    def snr_weight(self, t: Tensor, largest: float) -> Tensor:
+        """Weight of the loss that is the SNR, clipped to [1, largest], on the error of x_0.
+
+        The plain losses of eps, x0 and v weigh that error by SNR, 1 and SNR + 1: without a bound
+        above for eps and v, and with next to nothing for much noise (eps) or little noise (x0).
+
+        Args:
+            t: (batch,) times in [0, 1].
+            largest: Bound above, at least 1.
+
+        Returns:
+            (batch,), of the dtype of ``t``.
+
+        References:
+            Salimans and Ho, ICLR 2022, section 4 (the bound below: truncated SNR); Hang et al.,
+            "Efficient Diffusion Training via Min-SNR Weighting Strategy", ICCV 2023 (above).
+        """
+        alpha, sigma = self.schedule.alpha_sigma(t)
+        snr = (alpha / sigma.clamp_min(1e-6)).square()
+        plain = {"eps": snr, "x0": torch.ones_like(snr), "v": snr + 1}[self.prediction]
+        return snr.clamp(1, largest) / plain
+
     def set_skips(
         self, t_range: tuple[float, float] | None = None, t_fade: float = 0.0, **overrides: Any
     ) -> None:

@@ -83,6 +83,9 @@ class DiffusionModule(LightningModule):
         warmup_steps: Steps over which the learning rate rises linearly.
         cooldown: Share of the run, in [0, 1), at its end, over which it falls linearly towards 0.
             With another ``max_steps`` a resumed run cools down at another time.
+        max_snr_weight: Weighs the training loss by the SNR, clipped to [1, this], on the error of
+            x_0; None is the plain loss of the prediction. The losses that are logged by time are
+            not weighted, nor is that of the validation.
         init_from: Checkpoint whose weights training starts from. What its long skips learned is
             taken over where this model learns the same.
         train: What moves: ``all``; ``filters``, what the long skips learn, alone; or
@@ -106,6 +109,7 @@ class DiffusionModule(LightningModule):
         optimizer: str = "adamw",
         warmup_steps: int = 2500,
         cooldown: float = 0.0,
+        max_snr_weight: float | None = None,
         init_from: str | None = None,
         train: str = "all",
         filters_steps: int = 1000,
@@ -127,6 +131,8 @@ class DiffusionModule(LightningModule):
             raise ValueError(f"warmup_steps is {warmup_steps}; accepted: 0 or more")
         if not 0 <= cooldown < 1:
             raise ValueError(f"cooldown is {cooldown}; accepted: from 0 to below 1")
+        if max_snr_weight is not None and not max_snr_weight >= 1:
+            raise ValueError(f"max_snr_weight is {max_snr_weight}; accepted: at least 1, or null")
         if train not in TRAIN:
             raise ValueError(f"train is {train!r}; accepted: {', '.join(TRAIN)}")
         if filters_steps < 0:
@@ -151,6 +157,7 @@ class DiffusionModule(LightningModule):
         self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
         self.optimizer, self.filter_lr = optimizer, filter_lr
         self.warmup_steps, self.cooldown = warmup_steps, cooldown
+        self.max_snr_weight = max_snr_weight
 
     def _losses(self, batch: dict[str, Any], class_dropout: float) -> tuple[Tensor, Tensor]:
         """Per-image losses and their times; all randomness comes from the batch's seed."""
@@ -166,7 +173,9 @@ class DiffusionModule(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Loss of one batch, with what the callbacks log."""
         losses, t = self._losses(batch, self.class_dropout)
-        loss = losses.mean()
+        most = self.max_snr_weight
+        weight = 1.0 if most is None else self.denoiser.snr_weight(t, most)
+        loss = (weight * losses).mean()
         self.log("train/loss", loss.detach(), prog_bar=True)
         return {"loss": loss, "losses": losses.detach(), "t": t}
 
