@@ -90,7 +90,7 @@ def ours(model, batch, keep=True, bf16=False, compiled=False):
     return step, told
 
 
-def official(model, batch, path):
+def official(model, batch, path, bf16=False):
     """The network of baofff/U-ViT, in a checkout at a path."""
     sys.path.insert(0, path)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -98,7 +98,7 @@ def official(model, batch, path):
     sizes = {"img_size": 32, "patch_size": 2, "embed_dim": 512, "num_heads": 8, **MODELS[model]}
     classes = sizes.pop("num_classes", 0)
     network = module.UViT(**sizes, num_classes=classes + 1 if classes else -1)
-    step = make_step(Denoiser(network), network.parameters(), batch, classes=classes)
+    step = make_step(Denoiser(network), network.parameters(), batch, bf16, classes)
     return measured(step, network.parameters())
 
 
@@ -165,11 +165,12 @@ def main():
         "ours, bf16-mixed": (ours, True, True),
         "ours, compiled": (ours, True, False, True),
         "official": (official, args.official),
+        "official, bf16-mixed": (official, args.official, True),
         "diffusers": (diffusers,),
         "denoising_diffusion_pytorch": (denoising_diffusion_pytorch,),
     }
     if args.official is None:
-        del builders["official"]
+        builders = {name: b for name, b in builders.items() if b[0] is not official}
     if unknown := set(args.cases or ()) - builders.keys():
         parser.error(f"no case {', '.join(unknown)}; accepted: {'; '.join(builders)}")
     cases, told = {}, {}

@@ -18,10 +18,12 @@ from conftest import ROOT
         "filters.py --batch 1",
         "filters.py --batch 1 --grids 4",
         "startup.py",
+        "sampling.py --n 1 --cases dpmpp:2:1,dpmpp:4:2 --reference_images 0",
     ],
 )
-def test_a_benchmark_prints_a_table(command):
+def test_a_benchmark_prints_a_table(command, trained):
     script, *options = command.split()
+    options += ["--ckpt", str(trained)] if script == "sampling.py" else []
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / script, *options, "--rounds", "2"],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
