@@ -14,7 +14,6 @@ import argparse
 import hashlib
 import json
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,14 +31,13 @@ if TYPE_CHECKING:  # heavy: imported after the arguments are parsed
     from torch import Tensor
     from tqdm import tqdm
 
-    from uvit_lit.distances import Distances, Reference
+    from uvit_lit.distances import Distances
     from uvit_lit.features import Features
     from uvit_lit.generation import Generation
     from uvit_lit.metrics import Estimate
 
 METRICS = ("fid", "kid", "precision_recall", "detail")
 SAVE_EVERY = 8  # batches
-SPECTRUM_IMAGES = 10_000
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,92 +57,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--save_stats", type=Path, help="also write the reference to this npz file")
     add_sampling_options(parser, n=10_000)
     return parser
-
-
-def reference_images(
-    args: argparse.Namespace, generation: "Generation", download: bool
-) -> "Tensor":
-    """Pixels of the reference data, (images, 3, H, W) uint8."""
-    from uvit_lit.data import ImageData
-
-    known = generation.model.data
-    name, root = args.data or known.get("name"), args.data_root or known.get("root")
-    if name is None or (name == "folder" and root is None):
-        raise ValueError("the checkpoint does not say its data: give --data and --data_root")
-    data = ImageData(name, root or "data", image_size=generation.image_size)
-    error = None
-    if download and generation.devices.is_main:
-        try:
-            data.prepare_data()
-        except OSError as failure:
-            error = str(failure)
-    error = generation.devices.decide(error)  # the others wait for a download
-    if error is not None:
-        raise OSError(error)
-    data.setup()
-    images = data.train if args.split == "train" else data.validation
-    if images is None:
-        raise ValueError("the data has no test split; accepted: --split train")
-    return images.pixels
-
-
-def find_pixels(
-    args: argparse.Namespace, generation: "Generation", metrics: set[str]
-) -> "Tensor | None":
-    """Pixels of the reference data; None with --stats, and where the detail can do without."""
-    if args.stats is not None:
-        return None
-    needed = metrics != {"detail"} or bool(args.data or args.data_root)
-    try:
-        return reference_images(args, generation, download=needed)
-    except (ValueError, OSError) as error:
-        if needed:
-            raise
-        if generation.devices.is_main:
-            print(f"note: no distance to the spectrum of the data ({error})", file=sys.stderr)
-        return None
-
-
-def data_spectrum(pixels: "Tensor") -> dict[str, float]:
-    """Mean power of each band in dB of at most ``SPECTRUM_IMAGES`` of the real images."""
-    import torch
-
-    from uvit_lit.metrics import band_decibels
-
-    chosen = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
-    parts = [band_decibels(pixels[some]) for some in chosen[:SPECTRUM_IMAGES].split(256)]
-    return {name: float(torch.cat([part[name] for part in parts]).mean()) for name in parts[0]}
-
-
-def load_reference(
-    args: argparse.Namespace,
-    extract: "Features",
-    generation: "Generation",
-    pixels: "Tensor | None",
-) -> "tuple[Reference, str]":
-    """The reference, from a file, from the cache, or built now; and a hash of what it is of."""
-    from uvit_lit.distances import Reference
-    from uvit_lit.generation import file_hash
-
-    if pixels is None:
-        reference = Reference.read(args.stats)
-        if len(reference.mu) != extract.num_features:
-            raise ValueError(
-                f"statistics {args.stats} have {len(reference.mu)} features, "
-                f"{extract.name} has {extract.num_features}"
-            )
-        return reference, file_hash(args.stats)
-    content = hashlib.sha256(pixels.numpy().tobytes())
-    weights = args.inception_weights and file_hash(args.inception_weights)
-    content.update(f"{extract.name} {extract.num_features} {weights} {pixels.shape}".encode())
-    key = content.hexdigest()
-    path = Path("data/cache") / f"reference_{extract.name.replace(':', '.')}_{key[:24]}.npz"
-    if extract.devices.decide(path.exists()):
-        return Reference.read(path), key
-    reference = Reference.build(extract, pixels, args.batch_size)
-    if extract.devices.is_main:
-        reference.write(path)
-    return reference, key
 
 
 def measure(
@@ -244,6 +156,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     from uvit_lit.generation import Generation, set_skips
     from uvit_lit.metrics import estimate
+    from uvit_lit.reference import data_spectrum, find_pixels, load_reference
 
     with checked_input():
         metrics = set(args.metrics)

@@ -54,6 +54,7 @@ ARROWS = {
     },
     "features": {"devices"},
     "distances": {"features", "files", "metrics"},
+    "reference": {"data", "distances", "features", "generation", "metrics"},
     "export": {"checkpoint", "cli", "layouts"},
     "compare": {"checkpoint", "cli"},
     "figures": {"checkpoint", "cli", "denoiser", "files", "filters", "metrics", "skips"},
