@@ -14,12 +14,13 @@ from typing import Literal
 
 import torch
 from jsonargparse import ArgumentError
-from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from uvit_lit.autoencoder import check_latents
+from uvit_lit.averaging import MovingAverage
 from uvit_lit.callbacks import (
     ImagesPerSecond,
     LossByTime,
@@ -53,7 +54,7 @@ class TrainCLI(LightningCLI):
         parser.link_arguments("filter", "model.filter")
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("model.img_size", "data.image_size")
-        parser.add_lightning_class_args(EMAWeightAveraging, "ema")
+        parser.add_lightning_class_args(MovingAverage, "ema")
         parser.add_lightning_class_args(SampleGrid, "samples")
         parser.add_lightning_class_args(SkipReport, "skips")
         parser.add_lightning_class_args(Checkpoints, "checkpoints")

@@ -13,11 +13,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT, error_line, train_arguments
+from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import FSDPStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
 import train
-from uvit_lit.callbacks import averaged_weights
+from uvit_lit.averaging import MovingAverage, averaged_weights
 from uvit_lit.checkpoint import load_model
 from uvit_lit.filters import FILTERS, PROTOTYPES
 from uvit_lit.module import DiffusionModule, parameter_groups
@@ -147,8 +149,26 @@ def test_the_checkpoint_holds_the_averaged_weights(trained):
     content = load(trained)
     raw, averaged = content["current_model_state"], content["state_dict"]
     assert differences(raw, averaged) != []
-    assert content["callbacks"]["EMAWeightAveraging"]["latest_update_step"] == 8
+    assert content["callbacks"]["MovingAverage"]["latest_update_step"] == 8
     assert content["ImageData"]["class_names"] == ["cat", "ship"]
+
+
+@pytest.mark.parametrize("warmup", [True, False])
+def test_the_average_follows_its_formula(warmup):
+    class Weights(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+    module, average = Weights(), MovingAverage(0.5, warmup)
+    average.setup(None, module, "fit")
+    expected = 1.0  # the first update copies
+    for n in range(12):
+        module.weight.data.fill_(n + 1)
+        average._average_model.update_parameters(module)
+        decay = min(0.5, (1 + n) / (10 + n)) if warmup else 0.5
+        expected += (n + 1 - expected) * (1 - decay) if n else 0.0
+        assert float(average._average_model.module.weight) == pytest.approx(expected)
 
 
 def test_samples_in_training_come_from_the_averaged_weights(folder, monkeypatch):
@@ -177,7 +197,7 @@ def test_speed_does_not_count_the_time_of_sampling(folder, monkeypatch):
 
 
 def test_a_failure_while_sampling_puts_the_raw_weights_back():
-    class Average(train.EMAWeightAveraging):
+    class Average(MovingAverage):
         swaps = 0
 
         def _swap_models(self, module):
@@ -455,6 +475,7 @@ def test_bfloat16_training_runs(folder, filter):
         ({"model.t_coefficients": -1}, "t_coefficients is -1"),
         ({"model.train": "some"}, "train is 'some'; accepted: all"),
         ({"model.train": "filters"}, "the long skips learn nothing"),
+        ({"ema.decay": 1}, "decay is 1.0; accepted: from 0 to below 1"),
         ({"model.filter_lr": 0}, "filter_lr is 0"),
         ({"model.max_snr_weight": 0.5}, "max_snr_weight is 0.5; accepted: at least 1, or null"),
         ({"model.filters_steps": -1}, "filters_steps is -1"),

@@ -3,13 +3,11 @@
 import math
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
@@ -17,6 +15,7 @@ from torch.utils.tensorboard.summary import hparams
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
+from uvit_lit.averaging import averaged_weights
 from uvit_lit.figures import plot_gains, plot_spectra
 from uvit_lit.module import DiffusionModule, is_logged
 from uvit_lit.sampler import check_solver, sample, to_uint8
@@ -29,20 +28,6 @@ def _writer(trainer: Trainer) -> Any:
     if trainer.is_global_zero and isinstance(logger, TensorBoardLogger):
         return logger.experiment
     return None
-
-
-@contextmanager
-def averaged_weights(trainer: Trainer, module: LightningModule) -> Iterator[None]:
-    """Put the averaged weights of a ``WeightAveraging`` callback into the module for a while."""
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    averages = [c for c in callbacks if isinstance(c, WeightAveraging)]
-    for average in averages:
-        average._swap_models(module)
-    try:
-        yield
-    finally:
-        for average in averages:
-            average._swap_models(module)
 
 
 class RunProgressBar(TQDMProgressBar):
