@@ -9,7 +9,7 @@ The difference is the relative L2 distance, ||x - r|| / ||r||, of images in [-1,
 1,000 steps of DDIM with the same seeds, which are run whole, of fewer images. Stochastic solvers
 make other images, so they have none.
 
-    python benchmarks/sampling.py --ckpt last
+    python benchmarks/sampling.py
     python benchmarks/sampling.py --cases dpmpp:25:1,dpmpp:25:2 --reference_images 0    # times only
 """
 
@@ -41,7 +41,7 @@ def parse_case(text):
 def main():
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ckpt", default="last", help="checkpoint (default: newest under runs/)")
+    parser.add_argument("--ckpt", default="pretrained", help="default: the one in the package")
     parser.add_argument("--cases", type=comma_list(parse_case), default=CASES,
                         help=f"solver:steps:reuse (default: {CASES})")  # fmt: skip
     parser.add_argument("--n", type=int, default=64, help="images, one batch (default: 64)")

@@ -2,8 +2,7 @@
 
 The second is split: importing torch and a solver of diffusers is what no program on them avoids.
 
-python benchmarks/startup.py                 # an untrained tiny model, which takes as long
-python benchmarks/startup.py --ckpt PATH
+    python benchmarks/startup.py
 """
 
 import argparse
@@ -13,10 +12,6 @@ import tempfile
 from pathlib import Path
 
 import timing
-from training import MODELS
-
-from uvit_lit.layouts import Weights, uvit_arguments, write_safetensors
-from uvit_lit.uvit import UViT
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,26 +22,13 @@ def command(*arguments):
     return timing.timed(lambda: subprocess.run(call, cwd=ROOT, check=True, capture_output=True))
 
 
-def write_untrained(path):
-    """Write a tiny model as it starts."""
-    tensors = UViT(**MODELS["tiny"]).state_dict()
-    names = [str(k) for k in range(MODELS["tiny"]["num_classes"])]
-    arguments = uvit_arguments(MODELS["tiny"])
-    write_safetensors(Weights(tensors, arguments, "cosine", "x0", names, True, 0, {}, None), path)
-
-
 def main():
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ckpt", type=Path)
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        checkpoint = args.ckpt and args.ckpt.absolute()
-        if checkpoint is None:
-            checkpoint = Path(directory) / "untrained.safetensors"
-            write_untrained(checkpoint)
-        sample = ("sample.py", "--ckpt", checkpoint, "--n", 16, "--out", directory)
+        sample = ("sample.py", "--n", 16, "--out", directory)
         cases = {
             "sample.py --help": command("sample.py", "--help"),
             "import torch": command("-c", "import torch"),
