@@ -10,10 +10,11 @@ BIN := .venv/bin
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
-demo: .venv/installed ## train on generated shapes for minutes, then sample at two levels of detail
-	$(BIN)/python train.py --config configs/quickstart.yaml
-	$(BIN)/python sample.py --n 20 --s 1 --b 1
-	$(BIN)/python sample.py --n 20 --s 0.5 --b 1.3
+demo: .venv/installed ## CIFAR-10 at two levels of detail, then a short training with a learned filter
+	$(BIN)/python sample.py --n 20
+	$(BIN)/python sample.py --n 20 --s 0.9 --b 1.05
+	$(BIN)/python train.py --config configs/quickstart.yaml --filter butterworth
+	$(BIN)/python sample.py --ckpt last --n 20
 
 test: .venv/installed ## the fast tests
 	$(BIN)/pytest

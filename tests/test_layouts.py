@@ -348,6 +348,16 @@ def test_save_pretrained_and_back(trained, tmp_path):
     assert torch.equal(*images)
 
 
+def test_a_directory_as_on_the_hub(trained, tmp_path):
+    (tmp_path / "results.md").write_text("KID 0.1, 5 images")
+    out = tmp_path / "named"
+    export_main([str(out), "--ckpt", str(trained), "--results", str(tmp_path / "results.md"),
+                 "--data", "cifar10"])  # fmt: skip
+    assert "KID 0.1, 5 images" in (out / "README.md").read_text()
+    model = load_model(out)
+    assert (model.name, model.data) == ("named", {"name": "cifar10"})
+
+
 def test_push_to_hub_and_download(trained, tmp_path, capsys, monkeypatch):
     """The hub is a directory here; what goes over the network is the library's."""
     hub = tmp_path / "hub"

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,17 +172,25 @@ def test_mistakes_are_one_line_and_write_nothing(trained, tmp_path, capsys, wron
     assert not (tmp_path / "samples").exists()
 
 
-def test_no_model_yet(tmp_path, capsys, monkeypatch):
+def test_no_run_yet(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status, line = error_line(capsys, main, [])
+    status, line = error_line(capsys, main, ["--ckpt", "last"])
     assert status == 2
     assert "train a model first" in line
 
 
-def test_the_newest_model_is_the_default(trained, tmp_path, capsys, monkeypatch):
+def test_the_newest_run(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(trained.parents[4])
-    main(["--n", "1", "--steps", "2", "--out", str(tmp_path)])
+    main(["--ckpt", "last", "--n", "1", "--steps", "2", "--out", str(tmp_path)])
     assert "tiny_seed0.png" in capsys.readouterr().out
+
+
+def test_the_model_in_the_package_is_the_default(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["--n", "2", "--steps", "2", "--s", "0.5", "--b", "1.3"])
+    image = Path(capsys.readouterr().out.strip())
+    assert image.name == "cifar10_uvit_tiny_s0.5_b1.3_seed0.png"
+    assert json.loads(image.with_suffix(".json").read_text())["ckpt"] == "pretrained"
 
 
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, capsys):

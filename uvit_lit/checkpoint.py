@@ -26,8 +26,13 @@ from uvit_lit.uvit import UViT
 HUB = "hf://"
 """Prefix of a name on the Hugging Face Hub where a path is accepted: hf://user/name."""
 
+PRETRAINED = "pretrained"
+"""Name of the model that comes with the package where a path is accepted."""
+
 HUB_FILE, OFFICIAL_FILE = "model.safetensors", "nnet_ema.pth"
 """Names of the weights in a directory of the Hub, and of the official code's training."""
+
+PRETRAINED_FILE = Path(__file__).parent / "weights" / "cifar10_uvit_tiny" / HUB_FILE
 
 
 @dataclass
@@ -72,6 +77,11 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
             return path.stem
         cached = [part for part in path.parts if part.startswith("models--")]  # the Hub's cache
         return cached[-1].split("--")[-1] if cached else path.parent.stem
+
+    @property
+    def ckpt(self) -> str:
+        """What ``--ckpt`` takes for it."""
+        return PRETRAINED if self.path == PRETRAINED_FILE else str(self.path)
 
     @property
     def training(self) -> str:
@@ -129,8 +139,9 @@ def find_checkpoint(path: str, runs: Path = Path("runs")) -> Path:
     """Resolve what a user types for a checkpoint.
 
     Args:
-        path: A file, a directory with ``nnet_ema.pth``, ``hf://user/name`` on the Hugging Face
-            Hub, or ``last`` for the newest checkpoint below ``runs``.
+        path: ``pretrained`` for the model that comes with the package, ``last`` for the newest
+            checkpoint below ``runs``, a file, a directory with ``model.safetensors`` or
+            ``nnet_ema.pth``, or ``hf://user/name`` on the Hugging Face Hub.
         runs: Directory of the training runs.
 
     Returns:
@@ -143,12 +154,17 @@ def find_checkpoint(path: str, runs: Path = Path("runs")) -> Path:
     if path.startswith(HUB):
         with hub_errors(path):
             return Path(hf_hub_download(path.removeprefix(HUB), HUB_FILE))
+    if path == PRETRAINED:
+        return PRETRAINED_FILE
     if path != "last":
-        given = Path(path) / OFFICIAL_FILE if Path(path).is_dir() else Path(path)
-        if not given.is_file():
-            state = f"has no {OFFICIAL_FILE}" if Path(path).is_dir() else "does not exist"
-            raise ValueError(f"checkpoint {path} {state}; accepted: a file, or last")
-        return given
+        given = [Path(path)]
+        if given[0].is_dir():
+            given = [given[0] / name for name in (HUB_FILE, OFFICIAL_FILE)]
+        found = [file for file in given if file.is_file()]
+        if not found:
+            lacks = f"has no {HUB_FILE} or {OFFICIAL_FILE}" if given[1:] else "does not exist"
+            raise ValueError(f"checkpoint {path} {lacks}; accepted: a file, pretrained or last")
+        return found[0]
     found = sorted(runs.glob("*/version_*/checkpoints/*.ckpt"), key=lambda p: p.stat().st_mtime)
     if not found:
         raise ValueError(f"no checkpoint below {runs}/: train a model first, or name a file")
@@ -156,7 +172,7 @@ def find_checkpoint(path: str, runs: Path = Path("runs")) -> Path:
 
 
 def load_model(
-    path: Path | str = "last",
+    path: Path | str = PRETRAINED,
     device: torch.device | str = "cpu",
     *,
     img_size: int | None = None,
@@ -166,8 +182,9 @@ def load_model(
     """Build the denoiser of a file of weights.
 
     Args:
-        path: A checkpoint of train.py, a safetensors file, an official U-ViT state dict or
-            training directory; hf://user/name; or ``last`` for the newest checkpoint below runs/.
+        path: What ``find_checkpoint`` takes: by default the model that comes with the package; a
+            checkpoint of train.py, a safetensors file, an official U-ViT state dict or training
+            directory; hf://user/name; or ``last`` for the newest checkpoint below runs/.
         device: Where to put the weights.
         img_size: Another image size than the trained one; the positions are interpolated.
         num_heads: Attention heads of official weights that are no published model's.

@@ -54,8 +54,9 @@ def comma_list(convert: Callable) -> Callable[[str], list]:
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of everything that runs a trained model with other skips."""
     add = parser.add_argument
-    add("--ckpt", default="last", help="checkpoint, .safetensors file, official .pth file or "
-        "N.ckpt directory; 'last' (default): the newest under runs/")  # fmt: skip
+    add("--ckpt", default="pretrained", help="checkpoint, .safetensors file, official .pth file or "
+        "directory; 'last': the newest under runs/; 'pretrained' (default): the model of CIFAR-10 "
+        "that comes with uvit_lit")  # fmt: skip
     add("--vae", help="autoencoder of a latent model: directory with a diffusers AutoencoderKL, or "
         "Hub name (default: the one it was trained with)")  # fmt: skip
     add("--img_size", type=int, help="another image size than the trained one (pixels, or latents)")

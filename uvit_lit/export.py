@@ -1,7 +1,8 @@
 """Write the averaged weights of a checkpoint into a file for others.
 
 A .safetensors file has the architecture, the filters, the schedule, the class names and the licence
-inside, and every command takes it as --ckpt. A .pth file has the layout of the official U-ViT code,
+inside, and every command takes it as --ckpt. A directory gets such a file and a model card beside
+it, as on the Hub. A .pth file has the layout of the official U-ViT code,
 which loads it; it has no place for filters.
 """
 
@@ -15,13 +16,15 @@ def build_parser() -> argparse.ArgumentParser:
     """Options of this command."""
     parser = Parser(prog="python -m uvit_lit.export", description=__doc__)
     add = parser.add_argument
-    add("out", help="file to write: .safetensors, or .pth for the official layout; or "
-        "hf://user/name to share it on the Hugging Face Hub")  # fmt: skip
+    add("out", help="file to write: .safetensors, or .pth for the official layout; or a directory; "
+        "or hf://user/name to share it on the Hugging Face Hub")  # fmt: skip
     add("--ckpt", default="last", help="checkpoint; 'last' (default): the newest under runs/")
     add("--num_heads", type=int, help="heads, of official weights that are no published model's")
     add("--schedule", help="vp, linear, cosine or sd, of such weights (default: the published)")
     add("--dtype", choices=("float32", "float16"), default="float32",
         help="of the tensors; float16 halves the file, and every command reads it")  # fmt: skip
+    add("--data", choices=("cifar10", "cifar100"), help="what the data were, if the run read them "
+        "from a folder: evaluate.py will compare with it")  # fmt: skip
     add("--licence", help="licence of the weights, such as cc-by-4.0")
     add("--results", type=Path, help="Markdown with measured figures for the model card, such as "
         "the results.md of evaluate.py")  # fmt: skip
@@ -43,9 +46,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     with checked_input():
         out = Path(args.out)
-        if not args.out.startswith(HUB) and out.suffix not in (".safetensors", ".pth"):
+        if not args.out.startswith(HUB) and out.suffix not in (".safetensors", ".pth", ""):
             raise ValueError(
-                f"out is {out}; accepted: a name with .safetensors or .pth, or {HUB}user/name"
+                f"out is {out}; accepted: a name with .safetensors or .pth, a directory (no "
+                f"suffix), or {HUB}user/name"
             )
         if out.exists():
             raise ValueError(f"{out} exists already")
@@ -53,11 +57,15 @@ def main(arguments: list[str] | None = None) -> None:
             raise ValueError(f"results {args.results} is not a file")
         model = load_model(args.ckpt, num_heads=args.num_heads, schedule=args.schedule)
         model.licence = args.licence or model.licence
+        model.data = {**model.data, **({"name": args.data} if args.data else {})}
         model.denoiser.to(getattr(torch, args.dtype))
+        card = {"results": args.results.read_text() if args.results else ""}
         if args.out.startswith(HUB):
-            card = {"results": args.results.read_text() if args.results else ""}
             with hub_errors(args.out):
                 print(model.push_to_hub(args.out.removeprefix(HUB), model_card_kwargs=card))
+        elif not out.suffix:
+            model.save_pretrained(out, model_card_kwargs=card)
+            print(out)
         else:
             write = write_official if out.suffix == ".pth" else write_safetensors
             write(model.weights, out)

@@ -76,7 +76,7 @@ def describe(model: Model, args: argparse.Namespace) -> dict[str, Any]:
     """The model and the settings of its skips in force, as plain data."""
     long_skips = model.denoiser.backbone.long_skips
     return {
-        "ckpt": str(model.path),
+        "ckpt": model.ckpt,
         "training_steps": model.step,
         "img_size": model.image_shape[-1],
         "num_heads": model.arguments["num_heads"],
