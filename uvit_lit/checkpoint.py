@@ -33,6 +33,7 @@ HUB_FILE, OFFICIAL_FILE = "model.safetensors", "nnet_ema.pth"
 """Names of the weights in a directory of the Hub, and of the official code's training."""
 
 PRETRAINED_FILE = Path(__file__).parent / "weights" / "cifar10_uvit_tiny" / HUB_FILE
+"""The weights of that model; its card lies beside them."""
 
 
 @dataclass
