@@ -122,9 +122,9 @@ def test_the_run_leaves_what_it_promises(trained):
     assert (version / "config.yaml").exists()
     events = EventAccumulator(str(version), size_guidance={"images": 0}).Reload()
     tags = events.Tags()
-    quarters = [f"train/loss_t_{q}" for q in ("0.00-0.25", "0.25-0.50", "0.50-0.75", "0.75-1.00")]
+    quarters = ("0.00-0.25", "0.25-0.50", "0.50-0.75", "0.75-1.00")
     for tag in (
-        *quarters,
+        *(f"{stage}/loss_t_{quarter}" for stage in ("train", "val") for quarter in quarters),
         "train/loss",
         "val/loss",
         "lr-Muon/decay",
@@ -143,6 +143,13 @@ def test_the_run_leaves_what_it_promises(trained):
     assert "hparams" in str(events.SummaryMetadata("_hparams_/experiment"))
     rates = [e.value for e in events.Scalars("lr-Muon/decay")]
     assert rates[-1] == pytest.approx(1e-3)
+
+
+def test_the_quarters_of_the_validation_loss_average_to_it(trained):
+    events = EventAccumulator(str(trained.parent.parent)).Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("val/loss_t_")]
+    quarters = [events.Scalars(tag)[-1].value for tag in tags]
+    assert min(quarters) < events.Scalars("val/loss")[-1].value < max(quarters)
 
 
 def test_the_checkpoint_holds_the_averaged_weights(trained):

@@ -52,33 +52,56 @@ class RunProgressBar(TQDMProgressBar):
 
 
 class LossByTime(Callback):
-    """Training loss in each quarter of t, averaged since the last logged step."""
+    """Loss in each quarter of t: in training since the last logged step, and of a validation."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start with empty sums."""
-        self.sums = torch.zeros(2, 4, device=pl_module.device)
+        self.training = torch.zeros(2, 4, device=pl_module.device)
         self.logged = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
     ) -> None:
         """Add the batch to the sums; log and empty them on the steps that are logged."""
-        losses, t = outputs["losses"], outputs["t"]
-        quarter = (t * 4).long().clamp(max=3)
-        self.sums.index_add_(1, quarter, torch.stack([losses, torch.ones_like(losses)]))
+        self._add(self.training, outputs)
         if is_logged(trainer, trainer.global_step) and self.logged != trainer.global_step:
             self.logged = trainer.global_step
-            means, total = (self.sums[0] / self.sums[1]).tolist(), float(self.sums[0].sum())
-            self.sums.zero_()
-            names = ("t_0.00-0.25", "t_0.25-0.50", "t_0.50-0.75", "t_0.75-1.00")
+            total = float(self.training[0].sum())
             if not math.isfinite(total):
                 raise FloatingPointError(
                     f"training diverged: the loss is {total} at step {trainer.global_step}; try a "
                     "lower --model.lr"
                 )
-            for name, mean in zip(names, means, strict=True):
-                if mean == mean:  # a quarter without images has no mean
-                    pl_module.log(f"train/loss_{name}", mean)
+            self._log(pl_module, "train", self.training)
+            self.training.zero_()
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start with empty sums."""
+        self.validation = torch.zeros(2, 4, device=pl_module.device)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        """Add the batch to the sums."""
+        self._add(self.validation, outputs)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the means over all processes."""
+        sums = trainer.strategy.reduce(self.validation, reduce_op="sum")
+        self._log(pl_module, "val", sums)
+
+    @staticmethod
+    def _add(sums: Tensor, outputs: Any) -> None:
+        losses, t = outputs["losses"], outputs["t"]
+        quarter = (t * 4).long().clamp(max=3)
+        sums.index_add_(1, quarter, torch.stack([losses, torch.ones_like(losses)]))
+
+    @staticmethod
+    def _log(pl_module: LightningModule, stage: str, sums: Tensor) -> None:
+        names = ("t_0.00-0.25", "t_0.25-0.50", "t_0.50-0.75", "t_0.75-1.00")
+        for name, mean in zip(names, (sums[0] / sums[1]).tolist(), strict=True):
+            if mean == mean:  # a quarter without images has no mean
+                pl_module.log(f"{stage}/loss_{name}", mean)
 
 
 class ImagesPerSecond(Callback):

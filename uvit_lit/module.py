@@ -179,10 +179,11 @@ class DiffusionModule(LightningModule):
         self.log("train/loss", loss.detach(), prog_bar=True)
         return {"loss": loss, "losses": losses.detach(), "t": t}
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Loss on held-out images with the averaged weights, at the same noise every time."""
-        losses, _ = self._losses(batch, class_dropout=0.0)
+        losses, t = self._losses(batch, class_dropout=0.0)
         self.log("val/loss", losses.mean(), prog_bar=True, sync_dist=True, batch_size=len(losses))
+        return {"losses": losses, "t": t}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Hold the network still while only the filters move; log the norm before clipping."""
