@@ -2,8 +2,9 @@
 
 --metrics fid,kid,precision_recall,detail. Only what Inception's features give is called FID; with
 other --features the same formula is called Frechet distance, and every name says the features.
-KID and the detail metrics have 95 % intervals; the detail metrics of other cells than s = 1, b = 1
-also the difference to it, paired by seed; the power of each band its distance to the data's. The
+KID and the detail metrics have 95 % intervals; the detail metrics also the difference to the cell
+with s = 1, b = 1 (else to the one with either as trained), paired by seed; the power of each band
+its distance to the data's. The
 reference is the data that the model was trained on (--split train), or --data and --data_root, or
 --stats, an npz file with mu and sigma as pytorch-fid writes (which has no spectrum). Images stream
 through: memory does not grow with --n but by the few numbers per image of the detail metrics. An
@@ -15,6 +16,7 @@ import hashlib
 import json
 import math
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +45,7 @@ SAVE_EVERY = 8  # batches
 def build_parser() -> argparse.ArgumentParser:
     """Options of evaluate.py."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_cell_options(parser, s=[1.0], b=[1.0])
+    add_cell_options(parser)
     add = parser.add_argument
     add("--metrics", type=comma_list(str), default=["kid", "detail"],
         help=f"any of {','.join(METRICS)} (default: kid,detail)")  # fmt: skip
@@ -122,7 +124,7 @@ def markdown(results: list[dict[str, Any]]) -> str:
     heads = []
     for result in results:
         given = {name: value for name, value in result["cell"].items() if value is not None}
-        heads.append(", ".join(f"{name} = {value}" for name, value in given.items()))
+        heads.append(", ".join(f"{k} = {v}" for k, v in given.items()) or "as trained")
     names = dict.fromkeys(name for result in results for name in result["values"])
     lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for name in names:
@@ -217,10 +219,11 @@ def main(arguments: list[str] | None = None) -> None:
     if not generation.devices.is_main:
         return
     for cell, result in zip(cells, results, strict=True):
-        neutral = details.get(cell._replace(s=1.0, b=1.0))
-        if neutral is not None and (cell.s, cell.b) != (1.0, 1.0):
+        neutral = (cell._replace(s=s, b=b) for s, b in product((1.0, None), (1.0, None)))
+        reference_cell = next((other for other in neutral if other in details), cell)
+        if reference_cell != cell:
             for name, numbers in details[cell].items():
-                difference = plain(estimate(numbers - neutral[name]))
+                difference = plain(estimate(numbers - details[reference_cell][name]))
                 result["values"][f"{name}, difference"] = difference
     with checked_input():
         report = {**identity, "results": results}

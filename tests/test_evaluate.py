@@ -7,11 +7,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from conftest import Payload, error_line
+from conftest import Payload, error_line, train_arguments
 from torchmetrics.image.fid import NoTrainInceptionV3
 from torchvision.transforms.functional import gaussian_blur
 
 import evaluate
+import train
 from uvit_lit.devices import Devices
 from uvit_lit.distances import BLOCK, Distances, Reference
 from uvit_lit.features import Features, load_features
@@ -150,6 +151,17 @@ def test_names_say_the_features_and_differences_are_paired(run):
     assert difference == pytest.approx(expected)
     assert (report["images"], report["first_seed"], report["steps"]) == (12, 0, 2)
     assert len(report["checkpoint_sha256"]) == 64
+
+
+def test_without_s_and_b_the_model_is_measured_as_it_was_trained(run, folder):
+    train.main(train_arguments(folder, filter="step", model__s=0.3, trainer__max_steps=1))
+    last = folder.parent / "runs" / "tiny" / "version_0" / "checkpoints" / "last.ckpt"
+    report = run("--ckpt", str(last), "--s", "trained,0.3,1", "--metrics", "detail")
+    trained, same, without = (result["values"] for result in report["results"])
+    assert report["results"][0]["cell"] == dict.fromkeys(("filter", "cutoff", "s", "b"))
+    assert trained["total_variation"] == same["total_variation"] != without["total_variation"]
+    difference = trained["total_variation"]["mean"] - without["total_variation"]["mean"]
+    assert trained["total_variation, difference"]["mean"] == pytest.approx(difference)
 
 
 def test_the_power_of_a_band_is_compared_with_that_of_the_data(run, trained):

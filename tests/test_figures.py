@@ -1,11 +1,15 @@
 """Figures and comparisons: what the curves and tables hold, and files that a user asks for."""
 
+import json
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import error_line
 
 from uvit_lit import compare, figures
 from uvit_lit.denoiser import Denoiser
+from uvit_lit.files import file_hash
 from uvit_lit.uvit import UViT
 
 SMALL = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4, "num_heads": 2}
@@ -84,10 +88,57 @@ def test_mistakes_are_one_line(arguments, message, tmp_path, monkeypatch, capsys
     assert message in line
 
 
+def made_run(filter, seed, **values):
+    backbone = UViT(**SMALL, filter=filter, s=1.0 if filter == "none" else 0.5)
+    model = SimpleNamespace(denoiser=SimpleNamespace(backbone=backbone), data={"seed": seed})
+    return compare.Run(f"{filter}_{seed}", model, None, values)
+
+
+def test_filters_are_compared_by_pairs_of_the_same_seed():
+    """The third seed has no partner; the spread of the seeds themselves does not count."""
+    runs = [made_run("none", seed, loss=10.0 * seed) for seed in (1, 2)]
+    runs += [made_run("step", seed, loss=10.0 * seed + change)
+             for seed, change in ((2, 0.3), (1, 0.1), (3, 9.0))]  # fmt: skip
+    ((name, base, difference),) = compare.paired_rows(compare.by_filter(runs))
+    assert (name, base) == ("loss", "15")
+    low, high = 0.2 - 12.706 * 0.1, 0.2 + 12.706 * 0.1  # Student's t of one degree of freedom
+    assert difference == f"+0.2 [{low:+.2g}, {high:+.2g}]"
+
+
+def test_the_comparison_is_drawn():
+    runs = [made_run(filter, 0, **{"validation loss, t 0.00-0.25": loss, "kid_x": loss})
+            for filter, loss in (("none", 2.0), ("step", 1.0))]  # fmt: skip
+    *gains, by_time, kid = compare.plot_comparison(runs).subfigs[0].axes + (
+        compare.plot_comparison(runs).subfigs[1].axes
+    )
+    assert [len(lines(axes)) for axes in gains] == [1, 1]  # of the step alone
+    dots = [line.get_ydata()[0] for line in by_time.get_lines() if line.get_marker() == "o"]
+    assert dots == [0, -50]
+    assert [line.get_ydata()[0] for line in kid.get_lines()] == [2.0, 1.0]
+
+
+def test_an_evaluation_belongs_to_the_checkpoint_that_it_measured(trained, tmp_path, capsys):
+    values = {"kid_x": {"mean": 0.25, "low": 0.0, "high": 0.5}, "nothing": {"mean": None}}
+    for images, cell in ((9, {"s": 1.0}), (5, {"s": None}), (3, {"s": None})):
+        report = {"images": images, "checkpoint_sha256": file_hash(trained), "results": [
+            {"cell": cell, "values": {**values, "images": images}}]}  # fmt: skip
+        path = tmp_path / "samples" / f"evaluation_{images}" / "results.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(report))
+    figure = tmp_path / "figure.png"
+    compare.main([str(trained.parents[2]), "--results", str(tmp_path / "samples"),
+                  "--figure", str(figure)])  # fmt: skip
+    table = capsys.readouterr().out
+    assert "| kid_x | 0.25 |" in table
+    assert "| images | 5 |" in table
+    assert "nothing" not in table
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
 def test_runs_are_compared_in_a_table(trained, capsys, tmp_path):
     run = trained.parents[2]
     compare.main([str(run), str(run)])
-    heads, _, first, second = capsys.readouterr().out.splitlines()
+    heads, _, first, second = capsys.readouterr().out.splitlines()[:4]
     assert first == second
     cells = dict(zip(heads.split(" | "), first.split(" | "), strict=True))
     assert cells["steps"] == "8"

@@ -106,15 +106,29 @@ def add_sampling_options(parser: argparse.ArgumentParser, n: int) -> None:
         "(default: 1, or what torchrun started)")  # fmt: skip
 
 
-def add_cell_options(parser: argparse.ArgumentParser, s: list[float], b: list[float]) -> None:
-    """Add the options of a grid over the settings of the skips, with the default s and b."""
+def number_or_trained(text: str) -> float | None:
+    """A number, or None for ``trained``."""
+    return None if text == "trained" else float(text)
+
+
+def add_cell_options(
+    parser: argparse.ArgumentParser, s: list[float] | None = None, b: list[float] | None = None
+) -> None:
+    """Add the options of a grid over the settings of the skips.
+
+    Args:
+        parser: Where to add them.
+        s: Skip scales by default; None is as trained, which can be asked for then.
+        b: Backbone scales likewise.
+    """
     add, floats = parser.add_argument, comma_list(float)
-    add("--s", type=floats, default=s, help=f"skip scales (default: {_joined(s)})")
-    add("--b", type=floats, default=b, help=f"backbone scales (default: {_joined(b)})")
+    for name, values, what in (("--s", s, "skip scales"), ("--b", b, "backbone scales")):
+        if values is None:
+            add(name, type=comma_list(number_or_trained), default=[None],
+                help=f"{what}, or trained (default: trained)")  # fmt: skip
+        else:
+            default = ",".join(f"{value:g}" for value in values)
+            add(name, type=floats, default=values, help=f"{what} (default: {default})")
     add("--filter", type=comma_list(str), default=[None], help="low-passes (default: as trained, "
         "else step)")  # fmt: skip
     add("--cutoff", type=floats, default=[None], help="cutoffs (default: as trained)")
-
-
-def _joined(values: list[float]) -> str:
-    return ",".join(f"{value:g}" for value in values)

@@ -80,6 +80,20 @@ def plot_families(cutoff: float = 0.5, s: float = 0.3, grid: tuple[int, int] = (
 
 
 @torch.no_grad()
+def gain_curves(long_skip: LongSkip) -> tuple[Tensor, Tensor]:
+    """Gain of a long skip along an axis, as it is in force.
+
+    Returns:
+        Frequencies from 0 to the corner, (points,), and gains, (points,) where nothing depends on
+        t, else (3, points) at t = 0, 0.5 and 1.
+    """
+    device = next((b.device for b in long_skip.buffers()), "cpu")
+    times = torch.tensor([0.0, 0.5, 1.0], device=device)
+    points = _curve_points()
+    change = long_skip.in_force.gain_change(points.to(device), times).cpu()
+    return points[:, 0], 1 + change
+
+
 def plot_gains(long_skips: Sequence[LongSkip]) -> Figure:
     """Gain over frequency of every long skip, as it is in force.
 
@@ -92,20 +106,17 @@ def plot_gains(long_skips: Sequence[LongSkip]) -> Figure:
     """
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    points = _curve_points()
     axes.axhline(1, color="0.7", linewidth=0.8, zorder=0)
     for i, long_skip in enumerate(long_skips):
-        device = next((b.device for b in long_skip.buffers()), "cpu")
-        times = torch.tensor([0.0, 0.5, 1.0], device=device)
-        change = long_skip.in_force.gain_change(points.to(device), times).cpu()
-        chosen, smooth = long_skip.settings, change.ndim == 2
+        frequency, gain = gain_curves(long_skip)
+        chosen, smooth = long_skip.settings, gain.ndim == 2
         numbers = "" if chosen.filter == "none" else (
             f": s = {chosen.s:.3f}, cutoff = {chosen.cutoff:.3f}" + ", mean over t" * smooth
         )  # fmt: skip
         color = colormaps["viridis"](i / len(long_skips))  # from the outermost to the innermost
-        for row, style in zip(change.expand(3, -1), (":", "-", "--"), strict=True):
+        for row, style in zip(gain.expand(3, -1), (":", "-", "--"), strict=True):
             if smooth or style == "-":
-                axes.plot(points[:, 0], 1 + row, style, color=color,
+                axes.plot(frequency, row, style, color=color,
                           label=f"skip {i}{numbers}" if style == "-" else None)  # fmt: skip
         if smooth and i == len(long_skips) - 1:
             for t, style in ((0, ":"), (0.5, "-"), (1, "--")):

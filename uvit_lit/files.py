@@ -1,5 +1,6 @@
 """Files are written whole or not at all; pictures carry their parameters."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -11,6 +12,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+def file_hash(path: Any) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """A trained model and how it is sampled: what the commands that sample share."""
 
 import argparse
-import hashlib
 import math
 from dataclasses import dataclass
 from itertools import product
@@ -17,6 +16,7 @@ from uvit_lit.classes import find_class
 from uvit_lit.cli import fail
 from uvit_lit.denoiser import Guided
 from uvit_lit.devices import Devices, choose_device, count_devices
+from uvit_lit.files import file_hash
 from uvit_lit.presets import preset_settings
 from uvit_lit.sampler import check_solver, count_calls, sample, to_uint8
 
@@ -93,13 +93,14 @@ class Cell(NamedTuple):
 
     filter: str | None
     cutoff: float | None
-    s: float
-    b: float
+    s: float | None
+    b: float | None
 
     def stem(self) -> str:
         """Name of its files."""
         parts = [self.filter or "", "" if self.cutoff is None else f"cutoff{self.cutoff:g}"]
-        return "_".join([*filter(None, parts), f"s{self.s:g}", f"b{self.b:g}"])
+        scales = (f"{k}trained" if v is None else f"{k}{v:g}" for k, v in zip("sb", self[2:]))
+        return "_".join([*filter(None, parts), *scales])
 
 
 @dataclass
@@ -321,9 +322,3 @@ def generate(
     )
     with generation.bar(1, show=progress) as bar:
         return generation.run(bar)
-
-
-def file_hash(path: Any) -> str:
-    """SHA-256 of a file, as 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

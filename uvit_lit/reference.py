@@ -15,7 +15,8 @@ from torch import Tensor
 from uvit_lit.data import ImageData
 from uvit_lit.distances import Reference
 from uvit_lit.features import Features
-from uvit_lit.generation import Generation, file_hash
+from uvit_lit.files import file_hash
+from uvit_lit.generation import Generation
 from uvit_lit.metrics import band_decibels
 
 SPECTRUM_IMAGES = 10_000
