@@ -118,8 +118,8 @@ def main(arguments: list[str] | None = None) -> None:
         write(out / "detail.csv", table(values).encode())
         model = generation.model
         note = (
-            f"{model.name}, {model.training}; seeds {args.seed} to "
-            f"{args.seed + args.n - 1}; {args.solver}, {args.steps} steps"
+            f"{model.name}, {model.training}; seeds {args.seed} to {args.seed + args.n - 1}; "
+            f"{args.solver}, {args.steps} steps, {args.precision}"
         ) + (f", reuse {args.reuse}" if args.reuse > 1 else "")
         writer = SummaryWriter(str(out))
         for low_pass, cutoff in product(args.filter, args.cutoff):

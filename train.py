@@ -36,9 +36,9 @@ from uvit_lit.devices import keep_memory
 from uvit_lit.filters import FILTERS
 from uvit_lit.layouts import load, uvit_arguments
 from uvit_lit.module import DiffusionModule
+from uvit_lit.sampler import PRECISIONS
 from uvit_lit.saving import Checkpoints
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "cifar10_uvit_tiny.yaml"
 
 

@@ -83,6 +83,15 @@ def test_reuse_of_features_is_what_generate_does_and_in_the_parameters(sample, t
     assert (images.float() - plain.float()).abs().mean() < 8
 
 
+def test_half_precision_is_close_and_in_the_parameters(sample, trained):
+    options = ["--n", "2", "--cfg", "2", "--filter", "butterworth", "--s", "0.5", "--b", "1.3"]
+    plain = sample(*options)
+    half = sample(*options, "--precision", "bf16-mixed")
+    assert json.loads(Image.open(half).text["parameters"])["precision"] == "bf16-mixed"
+    difference = np.abs(pixels(plain).astype(float) - pixels(half))
+    assert 0 < difference.mean() < 2
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_generate_takes_every_preset(trained, name):
     model = load_model(trained)
@@ -158,6 +167,7 @@ def test_help_answers_without_heavy_imports():
         (["--solver", "euler"], "'euler'; accepted: ddpm"),
         (["--steps", "0"], "steps is 0; accepted"),
         (["--reuse", "0"], "reuse is 0; accepted: at least 1"),
+        (["--precision", "8"], "precision is 8; accepted: 32-true, bf16-mixed, 16-mixed"),
         (["--device", "abacus"], "'abacus'"),
         (["--ckpt", "gone.ckpt"], "gone.ckpt does not exist"),
         (["--sharpness", "3"], "--sharpness"),

@@ -78,7 +78,9 @@ def read_run(directory: Path, evaluations: dict[str, dict[str, Any]]) -> Run:
     versions = directory.glob("version_*/checkpoints/last.ckpt")
     path = max(versions, key=lambda p: p.stat().st_mtime, default=None)
     if path is None:
-        raise ValueError(f"{directory} holds no run of train.py: no version_*/checkpoints/last.ckpt")
+        raise ValueError(
+            f"{directory} holds no run of train.py: no version_*/checkpoints/last.ckpt"
+        )
     events = EventAccumulator(str(path.parents[1])).Reload()
     logged = {tag: [e.value for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     values = {}
@@ -152,7 +154,8 @@ def plot_comparison(runs: Sequence[Run]) -> Figure:
     colors = {name: f"C{i}" for i, name in enumerate(groups)}
     depth = max(len(run.model.denoiser.backbone.long_skips) for run in runs)
     figure = Figure(figsize=(2.6 * max(depth, 4), 5.6), layout="constrained")
-    above, below = figure.subfigures(2, 1)
+    halves: Any = figure.subfigures(2, 1)
+    above, below = halves
     for i, panel in enumerate(above.subplots(1, depth, sharey=True, squeeze=False)[0]):
         panel.axhline(1, color="0.7", linewidth=0.8, zorder=0)
         panel.set_title(f"gain of skip {i}" + " (outermost)" * (i == 0), fontsize=9)

@@ -171,7 +171,7 @@ class Guided(nn.Module):
         """Predict with guidance; the arguments and the result are those of ``Denoiser``."""
         null = torch.full_like(y, self.denoiser.backbone.null_class)
         both = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([y, null]))
-        conditional, unconditional = both.chunk(2)
+        conditional, unconditional = both.float().chunk(2)  # rounding would be scaled as well
         return torch.lerp(unconditional, conditional, self.scale)
 
     def reusing(self, every: int) -> "Guided":

@@ -18,7 +18,7 @@ from uvit_lit.denoiser import Guided
 from uvit_lit.devices import Devices, choose_device, count_devices
 from uvit_lit.files import file_hash
 from uvit_lit.presets import preset_settings
-from uvit_lit.sampler import check_solver, count_calls, sample, to_uint8
+from uvit_lit.sampler import autocast, check_solver, count_calls, sample, to_uint8
 
 
 def choose_labels(model: Model, classes: list[str] | None, n: int) -> list[int] | None:
@@ -99,8 +99,9 @@ class Cell(NamedTuple):
     def stem(self) -> str:
         """Name of its files."""
         parts = [self.filter or "", "" if self.cutoff is None else f"cutoff{self.cutoff:g}"]
-        scales = (f"{k}trained" if v is None else f"{k}{v:g}" for k, v in zip("sb", self[2:]))
-        return "_".join([*filter(None, parts), *scales])
+        scales = {"s": self.s, "b": self.b}
+        parts += [f"{k}trained" if v is None else f"{k}{v:g}" for k, v in scales.items()]
+        return "_".join(filter(None, parts))
 
 
 @dataclass
@@ -118,6 +119,7 @@ class Generation:
         devices: What shares the images out.
         autoencoder: What makes images of the latents of a latent model.
         reuse: Calls from one of the whole network to the next; 1 is no reuse of features.
+        precision: Of the network, one of ``uvit_lit.sampler.PRECISIONS``.
     """
 
     model: Model
@@ -130,12 +132,14 @@ class Generation:
     devices: Devices
     autoencoder: Autoencoder | None = None
     reuse: int = 1
+    precision: str = "32-true"
 
     def __post_init__(self) -> None:
         """Refuse what the model cannot do, and what has no meaning."""
         if not self.seeds:
             raise ValueError("n is 0; accepted: at least 1")
         check_latents(self.autoencoder, self.model.image_shape[0])
+        autocast(self.devices.device, self.precision)  # refuses an unknown one
         if self.cfg != 1 and not self.model.can_guide:
             raise ValueError(
                 f"cfg is {self.cfg:g}, but this model was trained without class dropout"
@@ -159,7 +163,7 @@ class Generation:
         labels = choose_labels(model, args.classes, args.n)
         return cls(
             model, seeds, labels, args.cfg, args.solver, args.steps, args.batch_size, devices,
-            find_autoencoder(model, args.vae), args.reuse,
+            find_autoencoder(model, args.vae), args.reuse, args.precision,
         )  # fmt: skip
 
     def launch(self) -> None:
@@ -194,6 +198,7 @@ class Generation:
             "solver": self.solver,
             "steps": self.steps,
             "reuse": self.reuse,
+            "precision": self.precision,
         }
 
     @property
@@ -243,6 +248,7 @@ class Generation:
                 solver=self.solver,
                 steps=self.steps,
                 reuse=self.reuse,
+                precision=self.precision,
                 batch_size=self.batch_size,
                 device=self.devices.device,
                 progress=bar,
@@ -268,6 +274,7 @@ class Generation:
             "solver": self.solver,
             "steps": self.steps,
             "reuse": self.reuse,
+            "precision": self.precision,
         }
 
 
@@ -281,6 +288,7 @@ def generate(
     solver: str = "dpmpp",
     steps: int = 25,
     reuse: int = 1,
+    precision: str = "32-true",
     batch_size: int = 64,
     progress: bool = True,
     preset: str | None = None,
@@ -299,6 +307,7 @@ def generate(
         steps: Steps of the solver, 1 to 1000.
         reuse: Run the inner blocks only in every ``reuse``-th call of the network and the
             outermost pair in all, which is faster and not the same; 1 is no reuse.
+        precision: Of the network: 32-true, bf16-mixed or 16-mixed.
         batch_size: Images computed at once.
         progress: Whether to show a bar.
         vae: Directory or Hub name of the autoencoder of a latent model; None is the trained one.
@@ -318,7 +327,8 @@ def generate(
     seeds = list(range(seed, seed + n))
     autoencoder = find_autoencoder(model, vae, devices.device)
     generation = Generation(
-        model, seeds, labels, cfg, solver, steps, batch_size, devices, autoencoder, reuse
-    )
+        model, seeds, labels, cfg, solver, steps, batch_size, devices, autoencoder, reuse,
+        precision,
+    )  # fmt: skip
     with generation.bar(1, show=progress) as bar:
         return generation.run(bar)

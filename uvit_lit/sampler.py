@@ -37,6 +37,22 @@ bound 10 of 25 steps would be spent beyond t = 0.99."""
 STOCHASTIC = ("ddpm", "sde-dpmpp")
 """Solvers that add noise on the way; the others are deterministic given the first noise."""
 
+PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""Lightning's names of the precisions: the products and convolutions of the network are in that
+type, the rest in float32."""
+
+
+def autocast(device: torch.device | str, precision: str) -> torch.autocast:
+    """Context in which a network computes in one of ``PRECISIONS``.
+
+    Raises:
+        ValueError: If the precision is unknown.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision}; accepted: {', '.join(PRECISIONS)}")
+    dtype = PRECISIONS[precision]
+    return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None)
+
 
 class Model(Protocol):
     """What the sampler needs: a denoiser, or guidance around one."""
@@ -115,6 +131,7 @@ def sample(
     solver: str = "dpmpp",
     steps: int = 25,
     reuse: int = 1,
+    precision: str = "32-true",
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     progress: bool | tqdm = True,
@@ -134,6 +151,7 @@ def sample(
         steps: Steps of the solver, 1 to 1000.
         reuse: Calls from one of the whole network to the next, counted in each batch from its
             first; 1 is no reuse of features.
+        precision: Of the network, one of ``PRECISIONS``; the solver computes in float32.
         batch_size: Images that go through the network at once.
         device: Where to compute.
         progress: Whether to show a bar, counted in steps times images; or a bar that goes on.
@@ -142,10 +160,11 @@ def sample(
         (images, channels, height, width) float32 on the CPU, around [-1, 1], not clipped.
 
     Raises:
-        ValueError: If the solver, the steps or the reuse are not accepted.
+        ValueError: If the solver, the steps, the reuse or the precision are not accepted.
     """
     images = []
-    with _bar(progress, len(seeds) * count_calls(model, solver, steps)) as bar:
+    total = len(seeds) * count_calls(model, solver, steps)
+    with _bar(progress, total) as bar, autocast(device, precision):
         for start in range(0, len(seeds), batch_size):
             chosen = slice(start, start + batch_size)
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[chosen]]
