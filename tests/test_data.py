@@ -58,6 +58,15 @@ def test_half_of_the_images_are_flipped_if_asked():
     assert not TrainBatches(numbered(8), 8, seed=0, flip=False)[0]["flip"].any()
 
 
+def test_a_flipped_image_is_mirrored_to_the_bit():
+    pixels = torch.randint(256, (6, 3, 4, 64), dtype=torch.uint8, generator=torch.Generator())
+    flip = torch.tensor([True, False, True, True, False, False])
+    batch = {"pixels": pixels, "flip": flip, "label": None, "seed": 0}
+    images = ImageData("shapes").on_after_batch_transfer(batch, 0)["image"]
+    for image, plain, mirrored in zip(images, pixels, flip, strict=True):
+        assert torch.equal(image, (plain.flip(-1) if mirrored else plain) / 127.5 - 1)
+
+
 def test_flips_are_independent_of_the_times():
     """The step draws its times first from the seed of the batch, on the CPU as the flips are."""
     flips, times = [], []

@@ -253,7 +253,8 @@ class ImageData(LightningDataModule):
         pixels, flip = batch.pop("pixels"), batch.pop("flip")
         if self.autoencoder_name is not None:
             return {"image": draw_latents(pixels, flip, batch["seed"]), **batch}
-        pixels = torch.where(flip[:, None, None, None], pixels.flip(-1), pixels)
+        # uint8 wraps around, so this is exact; torch.where takes several times as long on bytes
+        pixels = pixels + flip[:, None, None, None] * (pixels.flip(-1) - pixels)
         return {"image": pixels / 127.5 - 1, **batch}
 
     def _splits(self) -> tuple[Path, Path | None]:
