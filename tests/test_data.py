@@ -97,6 +97,15 @@ def test_validation_covers_every_image_once(world_size):
     assert sorted(seen) == list(range(11))
 
 
+def test_a_part_of_the_validation_images_has_all_classes():
+    labels = torch.arange(1000) // 100  # sorted, as a folder is
+    images = Images(torch.zeros(1000, 3, 2, 2, dtype=torch.uint8), labels, [])
+    batch = next(iter(ValidationBatches(images, 100, seed=3)))
+    assert set(batch["label"].tolist()) == set(range(10))
+    again = next(iter(ValidationBatches(images, 100, seed=4)))
+    assert torch.equal(batch["label"], again["label"])
+
+
 def test_a_folder_is_read_resized_and_cropped(folder, tmp_path):
     images = load_folder(folder / "train", 16, tmp_path / "cache")
     assert images.pixels.shape == (24, 3, 16, 16)

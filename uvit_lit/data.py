@@ -96,7 +96,10 @@ class TrainBatches:
 
 @dataclasses.dataclass
 class ValidationBatches:
-    """One rank's share of the validation set, in order, the same every time.
+    """One rank's share of the validation set, the same every time.
+
+    The images come in one fixed order at random, so that a part of a folder, which is sorted by
+    class, has all classes.
 
     Attributes:
         images: The data set.
@@ -113,6 +116,11 @@ class ValidationBatches:
     world_size: int = 1
 
     @cached_property
+    def _order(self) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return torch.randperm(len(self.images.pixels), generator=generator)
+
+    @cached_property
     def _starts(self) -> list[int]:
         starts = range(0, len(self.images.pixels), self.batch_size)
         return list(starts)[self.rank :: self.world_size]
@@ -124,11 +132,11 @@ class ValidationBatches:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield batches like those of ``TrainBatches``, not flipped."""
         for start in self._starts:
-            pixels = self.images.pixels[start : start + self.batch_size]
+            index = self._order[start : start + self.batch_size]
             yield {
-                "pixels": pixels,
-                "label": self.images.labels[start : start + self.batch_size],
-                "flip": torch.zeros(len(pixels), dtype=torch.bool),
+                "pixels": self.images.pixels[index],
+                "label": self.images.labels[index],
+                "flip": torch.zeros(len(index), dtype=torch.bool),
                 "seed": derive_seed(self.seed, 2, start),
             }
 
