@@ -165,26 +165,27 @@ def plot_comparison(runs: Sequence[Run]) -> Figure:
                 frequency, gain = gain_curves(skips[i])
                 panel.plot(frequency, gain.expand(3, -1)[1], color=colors[run.filter], alpha=0.8)
     above.supxlabel(FREQUENCY_LABEL, fontsize=9)
-    by_time, kid = below.subplots(1, 2)
     base, *_ = groups.values()
+    metric = next((name for run in runs for name in run.values if name.startswith("kid_")), None)
+    by_time, *others = below.subplots(1, 2 if metric else 1, squeeze=False)[0]
     quarters = [name for name in base[0].values if name.startswith(BY_TIME)]
-    for offset, (name, group) in enumerate(groups.items()):
+    for i, (name, group) in enumerate(groups.items()):
         for k, quarter in enumerate(quarters):
             level = statistics.fmean(run.values[quarter] for run in base)
             percent = 100 * differences(quarter, group, base) / level
-            x = k + (offset - len(groups) / 2) * 0.12
-            by_time.plot([x] * len(percent), percent, "o", color=colors[name], markersize=4,
-                         label=name if k == 0 else None)  # fmt: skip
-        for run in group:
-            for metric in (m for m in run.values if m.startswith("kid_")):
-                kid.plot([offset], [run.values[metric]], "o", color=colors[name], alpha=0.8)
-                kid.set_ylabel(metric, fontsize=9)
+            at = [k + 0.1 * (i - len(groups) / 2)] * len(percent)
+            by_time.plot(
+                at, percent, "o", color=colors[name], alpha=0.8, label=name if not k else None
+            )
+        for panel in others:
+            values = [run.values[metric] for run in group if metric in run.values]
+            panel.plot([i] * len(values), values, "o", color=colors[name], alpha=0.8)
+            panel.set(ylabel=metric, xlim=(-0.5, len(groups) - 0.5))
+            panel.set_xticks(range(len(groups)), list(groups), fontsize=8)
     by_time.axhline(0, color="0.7", linewidth=0.8, zorder=0)
-    by_time.set_ylabel(f"validation loss against {next(iter(groups))} (%)", fontsize=9)
-    by_time.set_xticks(range(len(quarters)), [q.removeprefix(BY_TIME) for q in quarters])
-    by_time.set_xlabel("t", fontsize=9)
+    by_time.set(ylabel=f"validation loss against {next(iter(groups))} (%)", xlabel="t")
+    by_time.set_xticks(range(len(quarters)), [name.removeprefix(BY_TIME) for name in quarters])
     by_time.legend(fontsize=8)
-    kid.set_xticks(range(len(groups)), list(groups), fontsize=8)
     return figure
 
 
