@@ -1,14 +1,13 @@
-"""Measure the samples of a checkpoint at one or many (s, b) against real images.
+"""Measure the samples of a checkpoint, as trained or at many (s, b), against real images.
 
 --metrics fid,kid,precision_recall,detail. Only what Inception's features give is called FID; with
 other --features the same formula is called Frechet distance, and every name says the features.
 KID and the detail metrics have 95 % intervals; the detail metrics also the difference to the cell
 with s = 1, b = 1 (else to the one with either as trained), paired by seed; the power of each band
-its distance to the data's. The
-reference is the data that the model was trained on (--split train), or --data and --data_root, or
---stats, an npz file with mu and sigma as pytorch-fid writes (which has no spectrum). Images stream
-through: memory does not grow with --n but by the few numbers per image of the detail metrics. An
-interrupted evaluation goes on where it was.
+its distance to the data's. The reference is the data that the model was trained on (--split train),
+or --data and --data_root, or --stats, an npz file with mu and sigma as pytorch-fid writes (which
+has no spectrum). Images stream through: memory does not grow with --n but by the few numbers per
+image of the detail metrics. An interrupted evaluation goes on where it was.
 """
 
 import argparse
@@ -124,7 +123,7 @@ def markdown(results: list[dict[str, Any]]) -> str:
     heads = []
     for result in results:
         given = {name: value for name, value in result["cell"].items() if value is not None}
-        heads.append(", ".join(f"{k} = {v}" for k, v in given.items()) or "as trained")
+        heads.append(", ".join(f"{k} = {v}" for k, v in given.items()) or "s, b as trained")
     names = dict.fromkeys(name for result in results for name in result["values"])
     lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for name in names:

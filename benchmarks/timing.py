@@ -106,4 +106,4 @@ def machine(*packages: str) -> str:
         cpu = next((value.strip() for name, value in lines if name.startswith("model name")), cpu)
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", *packages))
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"{cpu} ({capability}), {torch.get_num_threads()} threads, {versions}, float32"
+    return f"{cpu} ({capability}), {torch.get_num_threads()} threads, {versions}"

@@ -156,9 +156,11 @@ def test_names_say_the_features_and_differences_are_paired(run):
 def test_without_s_and_b_the_model_is_measured_as_it_was_trained(run, folder):
     train.main(train_arguments(folder, filter="step", model__s=0.3, trainer__max_steps=1))
     last = folder.parent / "runs" / "tiny" / "version_0" / "checkpoints" / "last.ckpt"
+    (plain,) = run("--ckpt", str(last), "--metrics", "detail")["results"]
+    assert plain["cell"] == dict.fromkeys(("filter", "cutoff", "s", "b"))
     report = run("--ckpt", str(last), "--s", "trained,0.3,1", "--metrics", "detail")
     trained, same, without = (result["values"] for result in report["results"])
-    assert report["results"][0]["cell"] == dict.fromkeys(("filter", "cutoff", "s", "b"))
+    assert trained["total_variation"] == plain["values"]["total_variation"]
     assert trained["total_variation"] == same["total_variation"] != without["total_variation"]
     difference = trained["total_variation"]["mean"] - without["total_variation"]["mean"]
     assert trained["total_variation, difference"]["mean"] == pytest.approx(difference)

@@ -88,58 +88,75 @@ def test_mistakes_are_one_line(arguments, message, tmp_path, monkeypatch, capsys
     assert message in line
 
 
-def made_run(filter, seed, **values):
+def made_run(name, seed, filter="none", evaluated=None, **values):
     backbone = UViT(**SMALL, filter=filter, s=1.0 if filter == "none" else 0.5)
     model = SimpleNamespace(denoiser=SimpleNamespace(backbone=backbone), data={"seed": seed})
-    return compare.Run(f"{filter}_{seed}", model, None, values)
+    return compare.Run(f"{name}_{seed}", model, None, values, evaluated or {})
 
 
-def test_filters_are_compared_by_pairs_of_the_same_seed():
+def test_recipes_are_compared_by_pairs_of_the_same_seed():
     """The third seed has no partner; the spread of the seeds themselves does not count."""
-    runs = [made_run("none", seed, loss=10.0 * seed) for seed in (1, 2)]
-    runs += [made_run("step", seed, loss=10.0 * seed + change)
+    runs = [made_run("plain", seed, loss=10.0 * seed) for seed in (1, 2)]
+    runs += [made_run("other", seed, loss=10.0 * seed + change)
              for seed, change in ((2, 0.3), (1, 0.1), (3, 9.0))]  # fmt: skip
-    ((name, base, difference),) = compare.paired_rows(compare.by_filter(runs))
+    ((name, base, difference),) = compare.paired_rows(compare.by_recipe(runs))
     assert (name, base) == ("loss", "15")
     low, high = 0.2 - 12.706 * 0.1, 0.2 + 12.706 * 0.1  # Student's t of one degree of freedom
-    assert difference == f"+0.2 [{low:+.2g}, {high:+.2g}]"
+    assert difference == f"+0.2 [{low:+.2g}, {high:+.2g}] (2)"
 
 
 def test_the_comparison_is_drawn():
-    runs = [made_run(filter, 0, **{"validation loss, t 0.00-0.25": loss, "kid_x": loss})
+    runs = [made_run(filter, 0, filter, **{"validation loss, t 0.00-0.25": loss, "kid_x": loss})
             for filter, loss in (("none", 2.0), ("step", 1.0))]  # fmt: skip
-    *gains, by_time, kid = compare.plot_comparison(runs).subfigs[0].axes + (
-        compare.plot_comparison(runs).subfigs[1].axes
-    )
+    *gains, by_time, kid = compare.plot_comparison(runs).axes
     assert [len(lines(axes)) for axes in gains] == [1, 1]  # of the step alone
-    dots = [line.get_ydata()[0] for line in by_time.get_lines() if line.get_marker() == "o"]
+    dots = [y for line in by_time.get_lines() if line.get_marker() == "o" for y in line.get_ydata()]
     assert dots == [0, -50]
     assert [line.get_ydata()[0] for line in kid.get_lines()] == [2.0, 1.0]
+    (*_, by_time) = compare.plot_comparison([made_run("plain", 0)]).axes  # nothing measured
+    assert by_time.get_ylabel() == "validation loss against plain (%)"
+
+
+def test_evaluations_that_measured_something_else_are_not_compared():
+    runs = [made_run("a", 0, evaluated={"steps": 15}), made_run("a", 1),
+            made_run("b", 0, evaluated={"steps": 25})]  # fmt: skip
+    compare.check_alike(runs[:2])
+    with pytest.raises(ValueError, match="a_0 was evaluated with steps 15, b_0 with 25"):
+        compare.check_alike(runs)
 
 
 def test_an_evaluation_belongs_to_the_checkpoint_that_it_measured(trained, tmp_path, capsys):
+    """Of those as trained, the one of most images; the others are of other settings or models."""
     values = {"kid_x": {"mean": 0.25, "low": 0.0, "high": 0.5}, "nothing": {"mean": None}}
-    for images, cell in ((9, {"s": 1.0}), (5, {"s": None}), (3, {"s": None})):
-        report = {"images": images, "checkpoint_sha256": file_hash(trained), "results": [
-            {"cell": cell, "values": {**values, "images": images}}]}  # fmt: skip
+    own = file_hash(trained)
+    for images, s, order, sha256 in (
+        (9, 1.0, None, own), (8, None, 5, own), (7, None, None, "0" * 64), (5, None, None, own),
+        (3, None, None, own),
+    ):  # fmt: skip
+        report = {"images": images, "checkpoint_sha256": sha256, "design": [order], "results": [
+            {"cell": {"s": s}, "values": {**values, "count": images}}]}  # fmt: skip
         path = tmp_path / "samples" / f"evaluation_{images}" / "results.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(report))
+    run, results = str(trained.parents[2]), ["--results", str(tmp_path / "samples")]
     figure = tmp_path / "figure.png"
-    compare.main([str(trained.parents[2]), "--results", str(tmp_path / "samples"),
-                  "--figure", str(figure)])  # fmt: skip
+    compare.main([run, *results, "--figure", str(figure)])
     table = capsys.readouterr().out
     assert "| kid_x | 0.25 |" in table
-    assert "| images | 5 |" in table
+    assert "| count | 5 |" in table
     assert "nothing" not in table
     assert figure.read_bytes().startswith(b"\x89PNG")
+    path.write_text('{"images": 3')
+    status, line = error_line(capsys, compare.main, [run, *results])
+    assert status == 2
+    assert f"{path} is no report of evaluate.py" in line
 
 
 def test_runs_are_compared_in_a_table(trained, capsys, tmp_path):
     run = trained.parents[2]
     compare.main([str(run), str(run)])
-    heads, _, first, second = capsys.readouterr().out.splitlines()[:4]
-    assert first == second
+    heads, _, first, end = capsys.readouterr().out.splitlines()[:4]
+    assert end == ""  # the same run counts once
     cells = dict(zip(heads.split(" | "), first.split(" | "), strict=True))
     assert cells["steps"] == "8"
     assert 0 < float(cells["validation loss"]) < 2

@@ -20,10 +20,12 @@ from torch import nn
 
 import train
 from uvit_lit.averaging import MovingAverage, averaged_weights
+from uvit_lit.callbacks import LossByTime
 from uvit_lit.checkpoint import load_model
 from uvit_lit.filters import FILTERS, PROTOTYPES
 from uvit_lit.module import DiffusionModule, parameter_groups
 from uvit_lit.saving import AtomicCheckpointIO
+from uvit_lit.uvit import UViT
 
 
 @pytest.fixture(autouse=True)
@@ -145,13 +147,6 @@ def test_the_run_leaves_what_it_promises(trained):
     assert rates[-1] == pytest.approx(1e-3)
 
 
-def test_the_quarters_of_the_validation_loss_average_to_it(trained):
-    events = EventAccumulator(str(trained.parent.parent)).Reload()
-    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("val/loss_t_")]
-    quarters = [events.Scalars(tag)[-1].value for tag in tags]
-    assert min(quarters) < events.Scalars("val/loss")[-1].value < max(quarters)
-
-
 def test_the_checkpoint_holds_the_averaged_weights(trained):
     content = load(trained)
     raw, averaged = content["current_model_state"], content["state_dict"]
@@ -176,6 +171,37 @@ def test_the_average_follows_its_formula(warmup):
         decay = min(0.5, (1 + n) / (10 + n)) if warmup else 0.5
         expected += (n + 1 - expected) * (1 - decay) if n else 0.0
         assert float(average._average_model.module.weight) == pytest.approx(expected)
+
+
+def test_the_validation_loss_is_averaged_in_each_quarter_of_t():
+    """Over batches of any size; the last quarter has t = 1 too, the third nothing."""
+    logged = {}
+    module = SimpleNamespace(
+        device="cpu", log=lambda name, value, **_: logged.__setitem__(name, value)
+    )
+    trainer = SimpleNamespace(strategy=SimpleNamespace(reduce=lambda sums, reduce_op: sums))
+    losses = LossByTime()
+    losses.on_validation_epoch_start(trainer, module)
+    for values, times in (([1.0, 2.0, 6.0], [0.1, 0.2, 0.8]), ([6.0, 5.0], [0.0, 0.3]),
+                          ([8.0], [1.0])):  # fmt: skip
+        outputs = {"losses": torch.tensor(values), "t": torch.tensor(times)}
+        losses.on_validation_batch_end(trainer, module, outputs)
+    losses.on_validation_epoch_end(trainer, module)
+    expected = {"t_0.00-0.25": 3.0, "t_0.25-0.50": 5.0, "t_0.75-1.00": 7.0}
+    assert logged == {f"val/loss_{name}": value for name, value in expected.items()}
+
+
+def test_samples_in_training_have_its_precision(folder, monkeypatch):
+    seen = set()
+    original = UViT.forward
+
+    def spy(self, *arguments, **options):
+        seen.add((torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")))
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(UViT, "forward", spy)
+    run(folder, 1, "half", **{"trainer.precision": "bf16-mixed"})
+    assert seen == {(False, True), (True, True)}
 
 
 def test_samples_in_training_come_from_the_averaged_weights(folder, monkeypatch):
@@ -383,6 +409,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
 KILLED_WHILE_SAVING = """
 import sys, torch
 from uvit_lit.saving import AtomicCheckpointIO
+from uvit_lit.uvit import UViT
 step = 0
 while True:
     step += 1
@@ -430,6 +457,8 @@ def test_two_processes_train_and_resume(folder, filter):
     launch("parts", 3)
     parts = load(launch("parts", 6, ckpt_path="last"))
     assert differences(whole, parts) == []
+    events = EventAccumulator(str(folder.parent / "runs" / "whole" / "version_0")).Reload()
+    assert [e.step for e in events.Scalars("val/loss_t_0.75-1.00")] == [4]
     single = load(run(folder, 6, "single", filter=filter))
     assert differences(whole["state_dict"], single["state_dict"]) != []
 

@@ -101,7 +101,7 @@ class LossByTime(Callback):
         names = ("t_0.00-0.25", "t_0.25-0.50", "t_0.50-0.75", "t_0.75-1.00")
         for name, mean in zip(names, (sums[0] / sums[1]).tolist(), strict=True):
             if mean == mean:  # a quarter without images has no mean
-                pl_module.log(f"{stage}/loss_{name}", mean)
+                pl_module.log(f"{stage}/loss_{name}", mean, sync_dist=stage == "val")
 
 
 class ImagesPerSecond(Callback):
@@ -192,17 +192,17 @@ class SampleGrid(Callback):
         classes = backbone.num_classes
         pl_module.eval()
         try:
-            with trainer.precision_plugin.forward_context():
-                return sample(
-                    pl_module.denoiser,
-                    (backbone.in_chans, backbone.img_size, backbone.img_size),
-                    [self.seed + k for k in range(self.count)],
-                    [k % classes for k in range(self.count)] if classes else None,
-                    solver=self.solver,
-                    steps=self.steps,
-                    device=pl_module.device,
-                    progress=False,
-                )
+            return sample(
+                pl_module.denoiser,
+                (backbone.in_chans, backbone.img_size, backbone.img_size),
+                [self.seed + k for k in range(self.count)],
+                [k % classes for k in range(self.count)] if classes else None,
+                solver=self.solver,
+                steps=self.steps,
+                precision=trainer.precision,
+                device=pl_module.device,
+                progress=False,
+            )
         finally:
             pl_module.train()
 

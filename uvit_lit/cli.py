@@ -108,7 +108,7 @@ def add_sampling_options(parser: argparse.ArgumentParser, n: int) -> None:
         "(default: 1, or what torchrun started)")  # fmt: skip
 
 
-def number_or_trained(text: str) -> float | None:
+def scale(text: str) -> float | None:
     """A number, or None for ``trained``."""
     return None if text == "trained" else float(text)
 
@@ -126,7 +126,7 @@ def add_cell_options(
     add, floats = parser.add_argument, comma_list(float)
     for name, values, what in (("--s", s, "skip scales"), ("--b", b, "backbone scales")):
         if values is None:
-            add(name, type=comma_list(number_or_trained), default=[None],
+            add(name, type=comma_list(scale), default=[None],
                 help=f"{what}, or trained (default: trained)")  # fmt: skip
         else:
             default = ",".join(f"{value:g}" for value in values)

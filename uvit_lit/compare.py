@@ -1,15 +1,15 @@
 """Compare finished training runs: losses, what the long skips learned, and their evaluations.
 
-``python -m uvit_lit.compare runs/a runs/b`` prints two Markdown tables. The first has one row per
-run: the training loss (over all batches of the last quarter of the run, the quarters of t weighing
-the same), the last validation loss, the speed (median of what was logged), and s and cutoff of
-every long skip with the averaged weights, outermost first, averaged over t.
+``python -m uvit_lit.compare runs/a_0 runs/a_1 runs/b_0 runs/b_1`` prints two Markdown tables. The
+first has one row per run: the training loss (over all batches of the last quarter of the run, the
+quarters of t weighing the same), the last validation loss, the speed (median of what was logged),
+and s and cutoff of every long skip with the averaged weights, outermost first, averaged over t.
 
-The second has a column per filter and a row per number: the losses, also by quarter of t, and what
-evaluate.py measured of the last checkpoint as it was trained (its results below --results). The
-filter of the first run has the mean over its runs, the others the difference to it: the mean over
-the runs of the same seeds, paired, with its 95 % interval (Student's t) from two seeds on. --figure
-draws what the filters learned, the losses and the KID.
+In the second, runs of the same name up to ``_SEED`` are one recipe, and those of the same seed are
+paired. It has a row per number: the losses, also by quarter of t, and what evaluate.py measured of
+the last checkpoint as it was trained (below --results; of several the one of most images). The
+first recipe has its mean, each other the mean difference to it with the number of pairs and, from
+two on, the 95 % interval of Student's t. --figure draws what was learned, the losses and the KID.
 """
 
 import argparse
@@ -17,57 +17,80 @@ import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from uvit_lit.checkpoint import Model, load_model
 from uvit_lit.cli import Parser, checked_input
-from uvit_lit.figures import FREQUENCY_LABEL, gain_curves
+from uvit_lit.figures import FREQUENCY_LABEL, figure_format, gain_curves
 from uvit_lit.files import file_hash, replacing
 from uvit_lit.metrics import estimate
 
 LOSSES = ("training loss", "validation loss")
 BY_TIME = "validation loss, t "
+ALIKE = ("images", "first_seed", "labels", "cfg", "solver", "steps", "reuse", "precision",
+         "t_range", "reference")  # fmt: skip
+"""What evaluations have in common that can be compared."""
 
 
 @dataclass
 class Run:
-    """A finished run: its name, its model, images per second, and numbers by name."""
+    """A finished run.
+
+    Attributes:
+        name: Of its directory.
+        model: With the averaged weights.
+        speed: Images per second; None if it was not logged.
+        values: Losses and measured numbers, by name.
+        evaluated: How they were measured: the entries of ``ALIKE``; empty if they were not.
+    """
 
     name: str
     model: Model
     speed: float | None
     values: dict[str, float]
-
-    @property
-    def filter(self) -> str:
-        """Low-pass on the long skips."""
-        return self.model.denoiser.backbone.long_skips[0].settings.filter
+    evaluated: dict[str, Any]
 
     @property
     def seed(self) -> int:
         """Seed of the training."""
         return self.model.data["seed"]
 
+    @property
+    def recipe(self) -> str:
+        """The name up to the seed."""
+        return self.name.removesuffix(f"_{self.seed}")
 
-def read_evaluations(directory: Path) -> dict[str, dict[str, Any]]:
-    """What evaluate.py measured of models as trained, by the hash of the checkpoint.
 
-    Of several evaluations of a checkpoint the one with the most images counts.
+def read_reports(directory: Path) -> list[dict[str, Any]]:
+    """Reports of evaluate.py below a directory that hold a model as it was trained.
+
+    Returns:
+        Each with its ``values`` at the top.
+
+    Raises:
+        ValueError: If one is none.
     """
-    reports = [json.loads(path.read_text()) for path in directory.glob("evaluation_*/results.json")]
-    evaluations = {}
-    for report in sorted(reports, key=lambda report: report["images"]):
-        for result in report["results"]:
-            if not any(setting is not None for setting in result["cell"].values()):
-                evaluations[report["checkpoint_sha256"]] = result["values"]
-    return evaluations
+    reports = []
+    for path in sorted(directory.glob("evaluation_*/results.json")):
+        try:
+            report = json.loads(path.read_text())
+            for result in report["results"]:
+                if {*result["cell"].values(), *report["design"]} == {None}:
+                    hashed, images = report["checkpoint_sha256"], int(report["images"])
+                    values = dict(result["values"])
+                    reports.append({**report, "sha256": hashed, "images": images, "values": values})
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise ValueError(f"{path} is no report of evaluate.py") from None
+    return reports
 
 
-def read_run(directory: Path, evaluations: dict[str, dict[str, Any]]) -> Run:
+def read_run(directory: Path, reports: Sequence[dict[str, Any]]) -> Run:
     """Read the newest version of a run.
 
     Raises:
@@ -93,13 +116,33 @@ def read_run(directory: Path, evaluations: dict[str, dict[str, Any]]) -> Run:
     for tag in sorted(logged):
         if tag.startswith("val/loss_t_"):
             values[BY_TIME + tag.removeprefix("val/loss_t_")] = logged[tag][-1]
-    for name, value in evaluations.get(file_hash(path), {}).items():
+    hashed = file_hash(path)
+    own = [report for report in reports if report["sha256"] == hashed]
+    nothing: dict[str, Any] = {"values": {}}
+    report = max(own, key=lambda report: report["images"], default=nothing)
+    for name, value in report["values"].items():
         number = value["mean"] if isinstance(value, dict) else value
         if number is not None:
             values[name] = number
     speeds = logged.get("train/images_per_second")
     speed = statistics.median(speeds) if speeds else None
-    return Run(directory.name, load_model(path), speed, values)
+    evaluated = {name: report[name] for name in ALIKE if name in report}
+    return Run(directory.name, load_model(path), speed, values, evaluated)
+
+
+def check_alike(runs: Sequence[Run]) -> None:
+    """Refuse evaluations that measured something else.
+
+    Raises:
+        ValueError: If the evaluations of two runs differ in an entry of ``ALIKE``.
+    """
+    for first, run in pairwise(run for run in runs if run.evaluated):
+        for name in ALIKE:
+            here, there = run.evaluated.get(name), first.evaluated.get(name)
+            if here != there:
+                raise ValueError(
+                    f"{first.name} was evaluated with {name} {there}, {run.name} with {here}"
+                )
 
 
 def row_of(run: Run) -> list[str]:
@@ -108,83 +151,90 @@ def row_of(run: Run) -> list[str]:
     speed = "-" if run.speed is None else f"{run.speed:.1f}"
     settings = [long_skip.settings for long_skip in run.model.denoiser.backbone.long_skips]
     s = cutoff = "-"
-    if run.filter != "none":
+    if settings[0].filter != "none":
         s = ", ".join(f"{chosen.s:.3f}" for chosen in settings)
         cutoff = ", ".join(f"{chosen.cutoff:.3f}" for chosen in settings)
     return [run.name, str(run.model.step), *losses, speed, s, cutoff]
 
 
-def by_filter(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs of each filter; that of the first run comes first."""
-    return {name: [run for run in runs if run.filter == name]
-            for name in dict.fromkeys(run.filter for run in runs)}  # fmt: skip
+def by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs of each recipe; that of the first run comes first."""
+    return {name: [run for run in runs if run.recipe == name]
+            for name in dict.fromkeys(run.recipe for run in runs)}  # fmt: skip
 
 
-def differences(name: str, runs: Sequence[Run], base: Sequence[Run]) -> torch.Tensor:
-    """Of one number to the run of ``base`` with the same seed, (pairs,)."""
-    others = {run.seed: run.values[name] for run in base if name in run.values}
-    return torch.tensor([run.values[name] - others[run.seed] for run in runs
-                         if name in run.values and run.seed in others]).double()  # fmt: skip
+def pairs(name: str, runs: Sequence[Run], base: Sequence[Run]) -> Tensor:
+    """One number of runs and of those of ``base`` with the same seeds: (pairs, 2) float64."""
+    partners = {run.seed: run.values[name] for run in base if name in run.values}
+    found = [(run.values[name], partners[run.seed]) for run in runs
+             if name in run.values and run.seed in partners]  # fmt: skip
+    return torch.tensor(found, dtype=torch.float64).view(-1, 2)
 
 
-def paired_rows(groups: dict[str, list[Run]]) -> list[list[str]]:
+def paired_rows(recipes: dict[str, list[Run]]) -> list[list[str]]:
     """Rows of the second table."""
-    base, *_ = groups.values()
+    base, *others = recipes.values()
     rows = []
     for name in dict.fromkeys(name for run in base for name in run.values):
         known = [run.values[name] for run in base if name in run.values]
         cells = [name, f"{statistics.fmean(known):.4g}"]
-        for runs in list(groups.values())[1:]:
-            found = differences(name, runs, base)
-            mean, low, high = estimate(found)
-            interval = f" [{low:+.2g}, {high:+.2g}]" if len(found) > 1 else ""
-            cells.append(f"{mean:+.2g}{interval}" if len(found) else "-")
+        for runs in others:
+            both = pairs(name, runs, base)
+            cell = "-"
+            if len(both):
+                mean, low, high = estimate(both[:, 0] - both[:, 1])
+                cell = f"{mean:+.3g}"
+                if len(both) > 1:
+                    cell += f" [{low:+.2g}, {high:+.2g}]"
+                cell += f" ({len(both)})"
+            cells.append(cell)
         rows.append(cells)
     return rows
 
 
 def plot_comparison(runs: Sequence[Run]) -> Figure:
-    """What the long skips learned, and the losses and the KID beside those of the first filter.
+    """What the long skips learned, and the losses and the KID beside those of the first recipe.
 
     Returns:
-        Figure with the gain of each long skip (one curve per run), the change of the validation
-        loss by quarter of t in percent, and the KID (one dot per run) where it was measured.
+        Figure with the gain of each long skip (one curve per run with a filter, at t = 0.5), the
+        change of the validation loss by quarter of t in percent of the run of the same seed, and
+        the KID (one dot per run in both), as far as they were measured.
     """
-    groups = by_filter(runs)
-    colors = {name: f"C{i}" for i, name in enumerate(groups)}
+    recipes = by_recipe(runs)
+    base, *_ = recipes.values()
+    colors = {name: f"C{i}" for i, name in enumerate(recipes)}
     depth = max(len(run.model.denoiser.backbone.long_skips) for run in runs)
     figure = Figure(figsize=(2.6 * max(depth, 4), 5.6), layout="constrained")
     halves: Any = figure.subfigures(2, 1)
-    above, below = halves
-    for i, panel in enumerate(above.subplots(1, depth, sharey=True, squeeze=False)[0]):
+    for i, panel in enumerate(halves[0].subplots(1, depth, sharey=True, squeeze=False)[0]):
         panel.axhline(1, color="0.7", linewidth=0.8, zorder=0)
         panel.set_title(f"gain of skip {i}" + " (outermost)" * (i == 0), fontsize=9)
         for run in runs:
             skips = run.model.denoiser.backbone.long_skips
-            if i < len(skips) and run.filter != "none":
+            if i < len(skips) and skips[i].settings.filter != "none":
                 frequency, gain = gain_curves(skips[i])
-                panel.plot(frequency, gain.expand(3, -1)[1], color=colors[run.filter], alpha=0.8)
-    above.supxlabel(FREQUENCY_LABEL, fontsize=9)
-    base, *_ = groups.values()
-    metric = next((name for run in runs for name in run.values if name.startswith("kid_")), None)
-    by_time, *others = below.subplots(1, 2 if metric else 1, squeeze=False)[0]
-    quarters = [name for name in base[0].values if name.startswith(BY_TIME)]
-    for i, (name, group) in enumerate(groups.items()):
-        for k, quarter in enumerate(quarters):
-            level = statistics.fmean(run.values[quarter] for run in base)
-            percent = 100 * differences(quarter, group, base) / level
-            at = [k + 0.1 * (i - len(groups) / 2)] * len(percent)
-            by_time.plot(
-                at, percent, "o", color=colors[name], alpha=0.8, label=name if not k else None
-            )
-        for panel in others:
-            values = [run.values[metric] for run in group if metric in run.values]
-            panel.plot([i] * len(values), values, "o", color=colors[name], alpha=0.8)
-            panel.set(ylabel=metric, xlim=(-0.5, len(groups) - 0.5))
-            panel.set_xticks(range(len(groups)), list(groups), fontsize=8)
+                panel.plot(frequency, gain.expand(3, -1)[1], color=colors[run.recipe], alpha=0.8)
+    halves[0].supxlabel(FREQUENCY_LABEL, fontsize=9)
+    names = dict.fromkeys(name for run in base for name in run.values)
+    quarters = [name for name in names if name.startswith(BY_TIME)]
+    metrics = [name for name in names if name.startswith("kid_")]
+    by_time, *others = halves[1].subplots(1, 1 + len(metrics), squeeze=False)[0]
     by_time.axhline(0, color="0.7", linewidth=0.8, zorder=0)
-    by_time.set(ylabel=f"validation loss against {next(iter(groups))} (%)", xlabel="t")
+    by_time.set(ylabel=f"validation loss against {base[0].recipe} (%)", xlabel="t")
     by_time.set_xticks(range(len(quarters)), [name.removeprefix(BY_TIME) for name in quarters])
+    for i, (recipe, group) in enumerate(recipes.items()):
+        by_time.plot([], [], "o", color=colors[recipe], label=recipe)
+        for k, quarter in enumerate(quarters):
+            both = pairs(quarter, group, base)
+            at = torch.full((len(both),), k + 0.1 * (i - (len(recipes) - 1) / 2))
+            change = 100 * (both[:, 0] / both[:, 1] - 1)
+            by_time.plot(at, change, "o", color=colors[recipe], alpha=0.8)
+        for metric, panel in zip(metrics, others, strict=True):
+            values = [run.values[metric] for run in group if metric in run.values]
+            panel.plot([i] * len(values), values, "o", color=colors[recipe], alpha=0.8)
+    for metric, panel in zip(metrics, others, strict=True):
+        panel.set(ylabel=metric, xlim=(-0.5, len(recipes) - 0.5))
+        panel.set_xticks(range(len(recipes)), list(recipes), fontsize=7, rotation=15)
     by_time.legend(fontsize=8)
     return figure
 
@@ -196,7 +246,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("runs", nargs="+", type=Path, help="directories below runs/")
     parser.add_argument("--results", type=Path, default=Path("samples"), help="directory with what "
                         "evaluate.py wrote (default: samples)")  # fmt: skip
-    parser.add_argument("--figure", type=Path, help="PNG file to draw to")
+    parser.add_argument("--figure", type=Path, help="file to draw to: .png, .pdf or .svg")
     return parser
 
 
@@ -208,17 +258,18 @@ def main(arguments: list[str] | None = None) -> None:
     """
     args = build_parser().parse_args(arguments)
     with checked_input():
-        evaluations = read_evaluations(args.results)
-        runs = [read_run(directory, evaluations) for directory in args.runs]
-        groups = by_filter(runs)
-        first, *others = groups
+        suffix = args.figure and figure_format(args.figure)
+        reports = read_reports(args.results)
+        runs = [read_run(directory, reports) for directory in dict.fromkeys(args.runs)]
+        check_alike(runs)
+        recipes = by_recipe(runs)
+        first, *others = recipes
         heads = ["run", "steps", "training loss", "validation loss", "images/s", "s", "cutoff"]
-        paired = ["", f"{first}, mean of {len(groups[first])}",
-                  *(f"{name} - {first}, {len(groups[name])} runs" for name in others)]  # fmt: skip
-        tables = [(heads, list(map(row_of, runs))), (paired, paired_rows(groups))]
+        paired = ["", first, *(f"{name} - {first} (pairs)" for name in others)]
+        tables = [(heads, list(map(row_of, runs))), (paired, paired_rows(recipes))]
         if args.figure is not None:
             with replacing(args.figure) as file:
-                plot_comparison(runs).savefig(file, format="png", dpi=110)
+                plot_comparison(runs).savefig(file, format=suffix, dpi=110)
     for head, rows in tables:
         for row in (head, ["---"] * len(head), *rows):
             print("| " + " | ".join(row) + " |")

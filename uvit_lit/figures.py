@@ -247,6 +247,18 @@ def plot_cell_spectra(cells: dict[tuple[float, float], Tensor], note: str) -> Fi
     return figure
 
 
+def figure_format(path: Path) -> str:
+    """Format that the name of a figure's file asks for.
+
+    Raises:
+        ValueError: If it is none of .png, .pdf and .svg.
+    """
+    suffix = path.suffix.removeprefix(".")
+    if suffix not in ("png", "pdf", "svg"):
+        raise ValueError(f"out is {path}; accepted: a file that ends in .png, .pdf or .svg")
+    return suffix
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Options of the command."""
     parser = Parser(prog="python -m uvit_lit.figures", description=__doc__)
@@ -269,9 +281,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     args = build_parser().parse_args(arguments)
     with checked_input():
-        suffix = args.out.suffix.removeprefix(".")
-        if suffix not in ("png", "pdf", "svg"):
-            raise ValueError(f"out is {args.out}; accepted: a file that ends in .png, .pdf or .svg")
+        suffix = figure_format(args.out)
         if args.figure == "families":
             if not 0 < args.cutoff <= MAX_FREQUENCY:
                 raise ValueError(f"cutoff is {args.cutoff}; accepted: above 0, at most sqrt(2)")

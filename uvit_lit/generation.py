@@ -98,10 +98,9 @@ class Cell(NamedTuple):
 
     def stem(self) -> str:
         """Name of its files."""
-        parts = [self.filter or "", "" if self.cutoff is None else f"cutoff{self.cutoff:g}"]
-        scales = {"s": self.s, "b": self.b}
-        parts += [f"{k}trained" if v is None else f"{k}{v:g}" for k, v in scales.items()]
-        return "_".join(filter(None, parts))
+        numbers = {"cutoff": self.cutoff, "s": self.s, "b": self.b}
+        parts = [f"{name}{value:g}" for name, value in numbers.items() if value is not None]
+        return "_".join([*([self.filter] if self.filter else []), *parts]) or "as_trained"
 
 
 @dataclass

@@ -178,7 +178,8 @@ def sample(
             for n, t in zip(scheduler.timesteps, times, strict=True):
                 noisy = scheduler.scale_model_input(x, n)
                 output = trajectory(noisy, t.expand(len(x)), y).float()
-                x = scheduler.step(output, n, x, **noise).prev_sample
+                with autocast(device, "32-true"):
+                    x = scheduler.step(output, n, x, **noise).prev_sample
                 bar.update(len(x))
             images.append(x.cpu())
     return torch.cat(images)
