@@ -114,7 +114,7 @@ def test_the_comparison_is_drawn():
     assert dots == [0, -50]
     assert [line.get_ydata()[0] for line in kid.get_lines()] == [2.0, 1.0]
     (*_, by_time) = compare.plot_comparison([made_run("plain", 0)]).axes  # nothing measured
-    assert by_time.get_ylabel() == "validation loss against plain (%)"
+    assert by_time.get_ylabel() == "validation loss\nagainst plain (%)"
 
 
 def test_evaluations_that_measured_something_else_are_not_compared():

@@ -220,7 +220,7 @@ def plot_comparison(runs: Sequence[Run]) -> Figure:
     metrics = [name for name in names if name.startswith("kid_")]
     by_time, *others = halves[1].subplots(1, 1 + len(metrics), squeeze=False)[0]
     by_time.axhline(0, color="0.7", linewidth=0.8, zorder=0)
-    by_time.set(ylabel=f"validation loss against {base[0].recipe} (%)", xlabel="t")
+    by_time.set(ylabel=f"validation loss\nagainst {base[0].recipe} (%)", xlabel="t")
     by_time.set_xticks(range(len(quarters)), [name.removeprefix(BY_TIME) for name in quarters])
     for i, (recipe, group) in enumerate(recipes.items()):
         by_time.plot([], [], "o", color=colors[recipe], label=recipe)
