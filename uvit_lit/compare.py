@@ -122,7 +122,7 @@ def read_run(directory: Path, reports: Sequence[dict[str, Any]]) -> Run:
     report = max(own, key=lambda report: report["images"], default=nothing)
     for name, value in report["values"].items():
         number = value["mean"] if isinstance(value, dict) else value
-        if number is not None:
+        if number is not None and ", " not in name:  # no differences to other cells or the data
             values[name] = number
     speeds = logged.get("train/images_per_second")
     speed = statistics.median(speeds) if speeds else None
