@@ -235,7 +235,8 @@ def plot_comparison(runs: Sequence[Run]) -> Figure:
     for metric, panel in zip(metrics, others, strict=True):
         panel.set(ylabel=metric, xlim=(-0.5, len(recipes) - 0.5))
         panel.set_xticks(range(len(recipes)), list(recipes), fontsize=7, rotation=15)
-    by_time.legend(fontsize=8)
+    handles = by_time.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=len(recipes), fontsize=8)
     return figure
 
 
