@@ -458,7 +458,8 @@ def test_two_processes_train_and_resume(folder, filter):
     parts = load(launch("parts", 6, ckpt_path="last"))
     assert differences(whole, parts) == []
     events = EventAccumulator(str(folder.parent / "runs" / "whole" / "version_0")).Reload()
-    assert [e.step for e in events.Scalars("val/loss_t_0.75-1.00")] == [4]
+    steps = [[e.step for e in events.Scalars(f"val/loss{by}")] for by in ("", "_t_0.75-1.00")]
+    assert steps[0] == steps[1] != []
     single = load(run(folder, 6, "single", filter=filter))
     assert differences(whole["state_dict"], single["state_dict"]) != []
 
