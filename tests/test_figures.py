@@ -146,6 +146,9 @@ def test_an_evaluation_belongs_to_the_checkpoint_that_it_measured(trained, tmp_p
     assert "| count | 5 |" in table
     assert "nothing" not in table
     assert figure.read_bytes().startswith(b"\x89PNG")
+    status, line = error_line(capsys, compare.main, [run, "--results", "gone"])
+    assert status == 2
+    assert "results is gone, which is no directory" in line
     path.write_text('{"images": 3')
     status, line = error_line(capsys, compare.main, [run, *results])
     assert status == 2

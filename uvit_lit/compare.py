@@ -71,7 +71,7 @@ def read_reports(directory: Path) -> list[dict[str, Any]]:
     """Reports of evaluate.py below a directory that hold a model as it was trained.
 
     Returns:
-        Each with its ``values`` at the top.
+        Of each the hash of the checkpoint, the entries of ``ALIKE`` and the ``values``.
 
     Raises:
         ValueError: If one is none.
@@ -82,9 +82,9 @@ def read_reports(directory: Path) -> list[dict[str, Any]]:
             report = json.loads(path.read_text())
             for result in report["results"]:
                 if {*result["cell"].values(), *report["design"]} == {None}:
-                    hashed, images = report["checkpoint_sha256"], int(report["images"])
-                    values = dict(result["values"])
-                    reports.append({**report, "sha256": hashed, "images": images, "values": values})
+                    known = {name: report.get(name) for name in ALIKE}
+                    own = {name: report[name] for name in ("checkpoint_sha256", "images")}
+                    reports.append({**known, **own, "values": dict(result["values"])})
         except (AttributeError, KeyError, TypeError, ValueError):
             raise ValueError(f"{path} is no report of evaluate.py") from None
     return reports
@@ -117,7 +117,7 @@ def read_run(directory: Path, reports: Sequence[dict[str, Any]]) -> Run:
         if tag.startswith("val/loss_t_"):
             values[BY_TIME + tag.removeprefix("val/loss_t_")] = logged[tag][-1]
     hashed = file_hash(path)
-    own = [report for report in reports if report["sha256"] == hashed]
+    own = [report for report in reports if report["checkpoint_sha256"] == hashed]
     nothing: dict[str, Any] = {"values": {}}
     report = max(own, key=lambda report: report["images"], default=nothing)
     for name, value in report["values"].items():
@@ -245,8 +245,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m uvit_lit.compare", description=__doc__,
                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("runs", nargs="+", type=Path, help="directories below runs/")
-    parser.add_argument("--results", type=Path, default=Path("samples"), help="directory with what "
-                        "evaluate.py wrote (default: samples)")  # fmt: skip
+    parser.add_argument("--results", type=Path, help="directory with what evaluate.py wrote "
+                        "(default: samples, where it is)")  # fmt: skip
     parser.add_argument("--figure", type=Path, help="file to draw to: .png, .pdf or .svg")
     return parser
 
@@ -260,7 +260,9 @@ def main(arguments: list[str] | None = None) -> None:
     args = build_parser().parse_args(arguments)
     with checked_input():
         suffix = args.figure and figure_format(args.figure)
-        reports = read_reports(args.results)
+        if args.results is not None and not args.results.is_dir():
+            raise ValueError(f"results is {args.results}, which is no directory")
+        reports = read_reports(args.results or Path("samples"))
         runs = [read_run(directory, reports) for directory in dict.fromkeys(args.runs)]
         check_alike(runs)
         recipes = by_recipe(runs)

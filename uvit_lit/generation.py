@@ -100,7 +100,7 @@ class Cell(NamedTuple):
         """Name of its files."""
         numbers = {"cutoff": self.cutoff, "s": self.s, "b": self.b}
         parts = [f"{name}{value:g}" for name, value in numbers.items() if value is not None]
-        return "_".join([*([self.filter] if self.filter else []), *parts]) or "as_trained"
+        return "_".join(filter(None, [self.filter, *parts])) or "as_trained"
 
 
 @dataclass
