@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import zipfile
 
 import pytest
 import torch
@@ -260,7 +261,14 @@ def bad(official, tmp_path):
     module = DiffusionModule(img_size=8, embed_dim=32, num_heads=2, depth=2)
     save(module, tmp_path / "text.ckpt")
     content = torch.load(tmp_path / "text.ckpt", weights_only=True)
+    (tmp_path / "half.ckpt").write_bytes((tmp_path / "text.ckpt").read_bytes()[:9000])
     torch.save({**content, "state_dict": {"a": "b"}}, tmp_path / "text.ckpt")
+    content["state_dict"].pop("denoiser.backbone.pos_embed")
+    torch.save(content, tmp_path / "lost.ckpt")
+    (tmp_path / "empty.ckpt").touch()
+    (tmp_path / "hello.ckpt").write_text("hello")
+    with zipfile.ZipFile(tmp_path / "archive.ckpt", "w") as archive:
+        archive.writestr("a", "b")
     return victim
 
 
@@ -282,6 +290,11 @@ def bad(official, tmp_path):
         ("names.safetensors", "does not say its architecture"),
         ("other.safetensors", "it lacks patch_embed.proj.weight"),
         ("text.ckpt", "'a' is a str"),
+        ("lost.ckpt", "pos_embed is missing"),
+        ("half.ckpt", "damaged"),
+        ("empty.ckpt", "damaged"),
+        ("hello.ckpt", "damaged"),
+        ("archive.ckpt", "damaged"),
         ("cut.safetensors", "damaged"),
     ],
 )
@@ -294,6 +307,12 @@ def test_a_bad_file_is_one_line_and_nothing_is_executed(bad, tmp_path, capsys, n
     assert name in line
     assert not bad.exists()
     assert not out.exists()
+
+
+def test_a_bad_file_does_not_start_a_run_of_another_size(bad, tmp_path):
+    sizes = {"img_size": 16, "embed_dim": 32, "num_heads": 2, "depth": 2}
+    with pytest.raises(ValueError, match="pos_embed is missing"):
+        DiffusionModule(**sizes, init_from=str(tmp_path / "lost.ckpt"))
 
 
 @pytest.mark.parametrize(

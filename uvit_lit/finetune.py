@@ -12,7 +12,7 @@ from uvit_lit.layouts import check_tensors, read_weights, resize_positions
 
 SKIP_ARGUMENTS = {
     "filter", "s", "cutoff", "order", "ripple", "attenuation", "t_coefficients",
-    "b", "b_channels", "learn_b", "grad_checkpoint",
+    "b", "b_channels", "learn_b", "grad_checkpoint", "img_size",
 }  # fmt: skip
 """Arguments of ``UViT`` that may differ between a model and the weights it starts from."""
 
@@ -35,8 +35,6 @@ def initialise(denoiser: Denoiser, arguments: dict[str, Any], path: Path) -> Non
         ValueError: If the file is damaged or holds code, or is of another model.
     """
     weights = read_weights(path)
-    if weights.arguments["img_size"] != arguments["img_size"]:
-        resize_positions(weights, arguments["img_size"])
     there = {
         **weights.arguments, "schedule": weights.schedule, "prediction": weights.prediction
     }  # fmt: skip
@@ -49,6 +47,8 @@ def initialise(denoiser: Denoiser, arguments: dict[str, Any], path: Path) -> Non
             raise ValueError(f"{name} is {here[name]} here and {there[name]} in {path}")
     weights.arguments["num_heads"] = arguments["num_heads"]
     check_tensors(weights, path)
+    if weights.arguments["img_size"] != arguments["img_size"]:
+        resize_positions(weights, arguments["img_size"])
     same_design = all(here[n] == there[n] for n in ("filter", "order", "ripple", "attenuation"))
     own, tensors = denoiser.backbone.state_dict(), weights.tensors
     for name in [name for name in tensors if ".learned." in name]:

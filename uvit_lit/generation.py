@@ -40,17 +40,6 @@ def find_autoencoder(
     return None if name is None else load_autoencoder(name, device)
 
 
-def check_numbers(args: argparse.Namespace) -> None:
-    """Refuse numbers that have no meaning."""
-    for name, least in (("n", 1), ("seed", 0), ("batch_size", 1), ("reuse", 1)):
-        if getattr(args, name) < least:
-            raise ValueError(f"{name} is {getattr(args, name)}; accepted: at least {least}")
-    if args.seed + args.n > 2**63:
-        raise ValueError(f"seed is {args.seed}; accepted: below 2^63, for every image")
-    if not (math.isfinite(args.cfg) and args.cfg >= 0):
-        raise ValueError(f"cfg is {args.cfg}; accepted: a number of at least 0")
-
-
 def set_skips(model: Model, args: argparse.Namespace, **settings: Any) -> None:
     """Override what acts on the long skips: by a preset, by the options, by ``settings``."""
     names = ("s", "b", "filter", "cutoff", "order", "ripple", "attenuation", "b_channels")
@@ -134,9 +123,17 @@ class Generation:
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
-        """Refuse what the model cannot do, and what has no meaning."""
-        if not self.seeds:
-            raise ValueError("n is 0; accepted: at least 1")
+        """Refuse what has no meaning, and what the model cannot do."""
+        check_solver(self.solver, self.steps)
+        for name, number in (
+            ("n", len(self.seeds)), ("batch_size", self.batch_size), ("reuse", self.reuse)
+        ):  # fmt: skip
+            if number < 1:
+                raise ValueError(f"{name} is {number}; accepted: at least 1")
+        if self.seeds[0] < 0 or self.seeds[-1] >= 2**63:
+            raise ValueError(f"seed is {self.seeds[0]}; accepted: 0 to below 2^63, for every image")
+        if not (math.isfinite(self.cfg) and self.cfg >= 0):
+            raise ValueError(f"cfg is {self.cfg}; accepted: a number of at least 0")
         check_latents(self.autoencoder, self.model.image_shape[0])
         autocast(self.devices.device, self.precision)  # refuses an unknown one
         if self.cfg != 1 and not self.model.can_guide:
@@ -151,8 +148,6 @@ class Generation:
         Raises:
             ValueError: If an option is outside its range or does not fit the model.
         """
-        check_numbers(args)
-        check_solver(args.solver, args.steps)
         device = choose_device(args.device)
         devices = Devices(device, count_devices(device, args.devices))
         model = load_model(

@@ -91,12 +91,14 @@ def load(path: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: If it is damaged, holds code, or is no dictionary.
+        OSError: If it cannot be read.
     """
+    path.open("rb").close()  # below, an OSError is what torch makes of some damaged files
     try:
         mmap = zipfile.is_zipfile(path)  # files of before torch 1.6 are none
         with warnings.catch_warnings(action="ignore"):  # the error says it in one line
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError):
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, OSError):
         raise ValueError(
             f"checkpoint {path} is refused: it is damaged, no checkpoint, or has code inside"
         ) from None
