@@ -36,7 +36,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def read_image(path: Path, size: int) -> "Tensor":
-    """An image as (1, 3, size, size) uint8."""
+    """An image as (1, 3, size, size) uint8.
+
+    Raises:
+        ValueError: If there is none, or it cannot be decoded.
+    """
     import torch
 
     from uvit_lit.folder import decode
@@ -50,7 +54,11 @@ def read_image(path: Path, size: int) -> "Tensor":
 
 
 def token_mask(path: Path, size: int, patch: int) -> "Tensor":
-    """Mask (1, 1, size, size): 1 on tokens of which at least half is white, else 0."""
+    """Mask (1, 1, size, size): 1 on tokens of which at least half is white, else 0.
+
+    Raises:
+        ValueError: If there is no such image, or it cannot be decoded.
+    """
     from torch.nn.functional import avg_pool2d
 
     grey = read_image(path, size).float().mean(1, keepdim=True) / 255

@@ -11,7 +11,6 @@ image of the detail metrics. An interrupted evaluation goes on where it was.
 """
 
 import argparse
-import hashlib
 import json
 import math
 from dataclasses import replace
@@ -194,9 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
             "metrics": sorted(metrics),
             "design": [args.order, args.ripple, args.attenuation, args.b_channels],
         }
-        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
-        out = args.out / f"evaluation_{generation.model.name}_{digest}"
-        out.mkdir(parents=True, exist_ok=True)
+        out = generation.directory(args.out, "evaluation", identity)
 
     details, results = {}, []
     with checked_input(), generation.bar(len(cells), desc="evaluate") as bar:

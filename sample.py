@@ -9,12 +9,11 @@ value per long skip, from the outermost pair of blocks to the innermost.
 import argparse
 import json
 import math
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uvit_lit.cli import Parser, add_sampling_options, add_skip_options, checked_input
-from uvit_lit.files import free_stem, write, write_png
+from uvit_lit.files import free_stem, replacing, write, write_png
 
 if TYPE_CHECKING:  # heavy: imported after the arguments are parsed
     from torch import Tensor
@@ -54,10 +53,9 @@ def save(args: argparse.Namespace, stem: Path, pixels: "Tensor", parameters: dic
             own = {**parameters, "seed": seed, "label": label}
             write_png(stem.with_name(name), image.permute(1, 2, 0).numpy(), own)
     if args.npz:
-        buffer = BytesIO()
-        np.savez(buffer, images=pixels.permute(0, 2, 3, 1).numpy(),
-                 labels=np.array(parameters["labels"] or []))  # fmt: skip
-        write(stem.with_name(stem.name + ".npz"), buffer.getvalue())
+        with replacing(stem.with_name(stem.name + ".npz")) as file:
+            np.savez(file, images=pixels.permute(0, 2, 3, 1).numpy(),
+                     labels=np.array(parameters["labels"] or []))  # fmt: skip
     return grid
 
 

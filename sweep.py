@@ -9,9 +9,7 @@ not computed again, so an interrupted sweep goes on, and more values can be adde
 
 import argparse
 import csv
-import hashlib
 import io
-import json
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,20 +88,17 @@ def main(arguments: list[str] | None = None) -> None:
 
     from torch.utils.tensorboard import SummaryWriter
 
-    from uvit_lit.figures import plot_cell_spectra, plot_cells
+    from uvit_lit.figures import plot_cell_spectra, plot_cells, save_figure
     from uvit_lit.generation import Cell, Generation
     from uvit_lit.metrics import detail
 
     with checked_input():
         generation = Generation.from_options(args)
         cells = generation.cells(args)
-        key = json.dumps([
+        out = generation.directory(args.out, "sweep", [
             generation.identity(), args.seed, args.n, generation.labels, args.t_range, args.t_fade,
             args.order, args.ripple, args.attenuation, args.b_channels,
         ])  # fmt: skip
-        digest = hashlib.sha256(key.encode()).hexdigest()[:8]
-        out = args.out / f"sweep_{generation.model.name}_{digest}"
-        out.mkdir(parents=True, exist_ok=True)
         generation.launch()
 
     with checked_input(), generation.bar(len(cells), desc="sweep") as bar:
@@ -127,9 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
             suffix = Cell(low_pass, cutoff, 1, 1).stem().removesuffix("s1_b1").rstrip("_")
             for name, plot in (("grid", plot_cells), ("spectra", plot_cell_spectra)):
                 figure = plot(chosen, f"{suffix}; {note}" if suffix else note)
-                buffer = io.BytesIO()
-                figure.savefig(buffer, format="png", dpi=110)
-                write(out / ("_".join(filter(None, [name, suffix])) + ".png"), buffer.getvalue())
+                save_figure(figure, out / ("_".join(filter(None, [name, suffix])) + ".png"))
                 writer.add_figure(f"sweep/{name} {suffix}".strip(), figure)
         writer.close()
     print(out)

@@ -57,7 +57,7 @@ def main():
         return sample(
             model.denoiser, model.image_shape, list(range(n)), choose_labels(model, None, n),
             solver=solver, steps=steps, reuse=reuse, precision=precision, batch_size=n,
-            device=device, progress=False,
+            device=device,
         )  # fmt: skip
 
     plain = (1, "32-true")

@@ -78,13 +78,6 @@ def test_flips_are_independent_of_the_times():
     assert abs(correlation) < 0.15
 
 
-def test_a_batch_is_mirrored_and_scaled_on_the_device():
-    pixels = torch.tensor([[[[0, 255]]], [[[0, 255]]]], dtype=torch.uint8)
-    batch = {"pixels": pixels, "flip": torch.tensor([False, True]), "label": torch.zeros(2)}
-    image = ImageData("shapes").on_after_batch_transfer(batch, 0)["image"]
-    assert image.flatten(1).tolist() == [[-1, 1], [1, -1]]
-
-
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_validation_covers_every_image_once(world_size):
     images = numbered(11)

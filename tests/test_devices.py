@@ -135,10 +135,10 @@ def test_python_in_a_process_of_torchrun(trained, monkeypatch):
 def test_a_failure_in_one_process_is_a_line_in_each(trained, tmp_path):
     """The main one cannot write; the other one says that it stopped, without a traceback."""
     (tmp_path / "fails.py").write_text(
-        "import resource, sweep\n"
+        "import sweep\n"
         "from uvit_lit import files\n"
-        "def refuse(path, content): raise OSError('no space')\n"
-        "files.write = sweep.write = refuse\n"
+        "def refuse(path): raise OSError('no space')\n"
+        "files.replacing = refuse\n"
         "sweep.main()\n"
     )
     done = subprocess.run(
@@ -149,6 +149,7 @@ def test_a_failure_in_one_process_is_a_line_in_each(trained, tmp_path):
     )  # fmt: skip
     assert done.returncode == 1
     assert "error: no space" in done.stderr
+    assert "another process has stopped" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -58,7 +58,7 @@ def counted(network):
 
 def test_1_is_no_reuse(network):
     assert network.reusing(1) is network
-    options = {"steps": 3, "progress": False}
+    options = {"steps": 3}
     plain = sample(network, SHAPE, [0, 1], [0, 1], **options)
     assert torch.equal(plain, sample(network, SHAPE, [0, 1], [0, 1], reuse=1, **options))
     longer = sample(network, SHAPE, [0, 1], [0, 1], reuse=2, **options)
@@ -70,7 +70,7 @@ def test_1_is_no_reuse(network):
 def test_the_inner_blocks_run_in_every_second_call(network, counted, solver, cfg):
     model = network if cfg == 1 else Guided(network, cfg)
     calls = count_calls(model, solver, 5)
-    sample(model, SHAPE, [0], [1], solver=solver, steps=5, reuse=2, progress=False)
+    sample(model, SHAPE, [0], [1], solver=solver, steps=5, reuse=2)
     whole = -(-calls // 2)
     assert counted() == [calls, whole, whole, whole, calls]
 
@@ -78,7 +78,7 @@ def test_the_inner_blocks_run_in_every_second_call(network, counted, solver, cfg
 def test_every_batch_begins_with_a_call_of_the_whole_network(network, counted):
     """Of a single step too, at whose time the batch before it stood."""
     for steps in (1, 3):
-        options = {"steps": steps, "reuse": 5, "progress": False, "batch_size": 2}
+        options = {"steps": steps, "reuse": 5, "batch_size": 2}
         sample(network, SHAPE, list(range(5)), [0] * 5, **options)
         assert counted() == [3 * steps, 3, 3, 3, 3 * steps]
 
@@ -118,17 +118,9 @@ def test_a_call_between_is_the_whole_network_with_inner_features_put_in(options,
             assert torch.equal(trajectory(x, t, y), expected)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_an_image_depends_on_its_seed_and_label_alone(network, solver):
-    options = {"solver": solver, "steps": 5, "reuse": 3, "progress": False}
-    seven = sample(network, SHAPE, list(range(7)), [0, 1, 2] * 2 + [0], batch_size=3, **options)
-    alone = sample(network, SHAPE, [5], [2], batch_size=1, **options)
-    torch.testing.assert_close(seven[5], alone[0], atol=1e-4, rtol=1e-4)
-
-
 def test_the_images_stay_close_the_closer_the_steps(network):
     def error(steps, reuse):
-        options = {"solver": "ddim", "steps": steps, "progress": False}
+        options = {"solver": "ddim", "steps": steps}
         plain, reused = (
             sample(network, SHAPE, [0, 1, 2], [0, 1, 2], reuse=k, **options) for k in (1, reuse)
         )
@@ -142,7 +134,7 @@ def test_the_images_stay_close_the_closer_the_steps(network):
 def test_the_model_is_as_it_was(network):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     parts = chain(network.backbone)
-    sample(network, SHAPE, [0], [0], steps=4, reuse=2, progress=False)
+    sample(network, SHAPE, [0], [0], steps=4, reuse=2)
     assert all(a is b for a, b in zip(parts, chain(network.backbone), strict=True))
     assert network.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -151,4 +143,4 @@ def test_the_model_is_as_it_was(network):
 @pytest.mark.parametrize("reuse", [0, -2])
 def test_less_than_1_has_no_meaning(network, reuse):
     with pytest.raises(ValueError, match=f"reuse is {reuse}; accepted: at least 1"):
-        sample(network, SHAPE, [0], [0], reuse=reuse, progress=False)
+        sample(network, SHAPE, [0], [0], reuse=reuse)

@@ -42,8 +42,7 @@ def network():
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_solvers_recover_a_gaussian(solver, schedule):
     steps = 250 if solver in ("ddpm", "ddim") else 50  # first order needs more
-    x = sample(exact(schedule), (1, 16, 16), list(range(64)), solver=solver, steps=steps,
-               progress=False)  # fmt: skip
+    x = sample(exact(schedule), (1, 16, 16), list(range(64)), solver=solver, steps=steps)
     assert x.mean() == pytest.approx(0.3, abs=0.02)
     assert x.std() == pytest.approx(0.4, abs=0.02)
 
@@ -66,7 +65,7 @@ def test_deterministic_solvers_converge_at_least_at_their_order(solver, order, s
     end = 0.3 + 0.4 * (noise - 0.3 * alpha) / std
 
     def error(steps):
-        x = sample(denoiser, shape, seeds, solver=solver, steps=steps, progress=False)
+        x = sample(denoiser, shape, seeds, solver=solver, steps=steps)
         return float((x - end).abs().max())
 
     measured = math.log(error(20) / error(80)) / math.log(4)
@@ -79,7 +78,7 @@ def test_the_cosine_schedule_spends_its_steps_on_the_image(solver):
     """Steps that are even in log-SNR begin where an image begins to show, not at pure noise."""
     denoiser, times = exact("cosine"), []
     denoiser.backbone.register_forward_pre_hook(lambda _, inputs: times.append(inputs[1][0]))
-    sample(denoiser, (1, 2, 2), [0], solver=solver, steps=25, progress=False)
+    sample(denoiser, (1, 2, 2), [0], solver=solver, steps=25)
     times = torch.stack(times) / 1000
     assert 0.99 < times.max() < 0.997
     assert (times > 0.99).float().mean() < 0.15
@@ -99,13 +98,14 @@ def test_ddim_is_that_of_diffusers(network):
         for n in scheduler.timesteps:
             output = network(x, (n.float()[None] + 1) / 1000)
             x = scheduler.step(output, n, x).prev_sample
-    own = sample(network, SHAPE, [7], solver="ddim", steps=20, progress=False)
+    own = sample(network, SHAPE, [7], solver="ddim", steps=20)
     torch.testing.assert_close(own, x, atol=2e-4, rtol=2e-4)
 
 
+@pytest.mark.parametrize("reuse", [1, 3])
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_an_image_depends_on_its_seed_and_label_alone(network, solver):
-    options = {"solver": solver, "steps": 4, "progress": False}
+def test_an_image_depends_on_its_seed_and_label_alone(network, solver, reuse):
+    options = {"solver": solver, "steps": 5, "reuse": reuse}
     seven = sample(network, SHAPE, list(range(7)), [0, 1, 2] * 2 + [0], batch_size=3, **options)
     alone = sample(network, SHAPE, [5], [2], batch_size=1, **options)
     torch.testing.assert_close(seven[5], alone[0], atol=1e-4, rtol=1e-4)
@@ -118,7 +118,7 @@ def test_an_image_depends_on_its_seed_and_label_alone(network, solver):
 @pytest.mark.parametrize("solver", STOCHASTIC)
 def test_stochastic_solvers_add_their_own_noise(solver):
     """From the same first noise a stochastic and a deterministic path end apart."""
-    options = {"steps": 20, "progress": False}
+    options = {"steps": 20}
     noisy = sample(exact(), SHAPE, [0], solver=solver, **options)
     straight = sample(exact(), SHAPE, [0], solver="dpmpp", **options)
     assert (noisy - straight).abs().mean() > 0.05
@@ -138,14 +138,14 @@ def test_the_solver_knows_what_is_predicted(prediction):
             x0 = (x - sigma * eps) / alpha
             return {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0}[prediction]
 
-    reference = sample(eps_model, SHAPE, [0, 1], progress=False)
-    converted = sample(Denoiser(Converted(), "vp", prediction), SHAPE, [0, 1], progress=False)
+    reference = sample(eps_model, SHAPE, [0, 1])
+    converted = sample(Denoiser(Converted(), "vp", prediction), SHAPE, [0, 1])
     torch.testing.assert_close(converted, reference, atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_thousand_steps_are_finite(solver):
-    x = sample(exact(), (1, 2, 2), list(range(50)), solver=solver, steps=1000, progress=False)
+    x = sample(exact(), (1, 2, 2), list(range(50)), solver=solver, steps=1000)
     assert x.isfinite().all()
     assert x.mean() == pytest.approx(0.3, abs=0.1)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from uvit_lit.denoiser import Denoiser
-from uvit_lit.filters import FILTERS, PROTOTYPES
+from uvit_lit.filters import FILTERS
 from uvit_lit.uvit import UViT
 
 SMALL = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4, "num_heads": 2}
@@ -107,15 +107,6 @@ def test_a_learned_filter_adds_its_numbers_and_no_more():
     added = {k: v.shape for k, v in filtered.state_dict().items() if k not in plain.state_dict()}
     names = [f"long_skips.{i}.learned.{name}.raw" for i in (0, 1) for name in ("s", "cutoff")]
     assert added == dict.fromkeys(names, (3,))
-
-
-@pytest.mark.parametrize("filter", PROTOTYPES)
-def test_a_learned_filter_that_starts_at_s_1_is_the_unmodified_network(filter):
-    plain = fill(UViT(**SMALL))
-    filtered = UViT(**SMALL, filter=filter, s=1.0, learn_b=True, t_coefficients=1)
-    filtered.load_state_dict(plain.state_dict(), strict=False)
-    x, t = torch.randn(2, 3, 8, 8), torch.tensor([10.0, 900.0])
-    assert torch.equal(plain(x, t), filtered(x, t))
 
 
 EXTRAS = {"b": 1.2, "learn_b": True, "t_coefficients": 2}

@@ -62,7 +62,11 @@ class LossByTime(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
     ) -> None:
-        """Add the batch to the sums; log and empty them on the steps that are logged."""
+        """Add the batch to the sums; log and empty them on the steps that are logged.
+
+        Raises:
+            FloatingPointError: If the loss is not finite.
+        """
         self._add(self.training, outputs)
         if is_logged(trainer, trainer.global_step) and self.logged != trainer.global_step:
             self.logged = trainer.global_step
@@ -144,6 +148,9 @@ class SampleGrid(Callback):
         solver: One of ``uvit_lit.sampler.SOLVERS``.
         steps: Steps of the solver.
         columns: Images per row of the grid.
+
+    Raises:
+        ValueError: If a value is outside its range.
     """
 
     def __init__(
@@ -201,7 +208,6 @@ class SampleGrid(Callback):
                 steps=self.steps,
                 precision=trainer.precision,
                 device=pl_module.device,
-                progress=False,
             )
         finally:
             pl_module.train()
@@ -218,6 +224,9 @@ class SkipReport(Callback):
     Args:
         every_n_steps: Optimiser steps between two sets of figures, at least 1; the last step has
             one too. They show the averaged weights.
+
+    Raises:
+        ValueError: If it is below 1.
     """
 
     def __init__(self, every_n_steps: int = 1000) -> None:

@@ -51,6 +51,13 @@ def comma_list(convert: Callable) -> Callable[[str], list]:
     return parse
 
 
+def add_weights_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of what official weights do not say."""
+    add = parser.add_argument
+    add("--num_heads", type=int, help="heads, of official weights that are no published model's")
+    add("--schedule", help="vp, linear, cosine or sd, of such weights (default: the published)")
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of everything that runs a trained model with other skips."""
     add = parser.add_argument
@@ -60,8 +67,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--vae", help="autoencoder of a latent model: directory with a diffusers AutoencoderKL, or "
         "Hub name (default: the one it was trained with)")  # fmt: skip
     add("--img_size", type=int, help="another image size than the trained one (pixels, or latents)")
-    add("--num_heads", type=int, help="heads, of official weights that are no published model's")
-    add("--schedule", help="vp, linear, cosine or sd, of such weights (default: the published)")
+    add_weights_options(parser)
     add("--order", type=int, help="order of butterworth, chebyshev and chebyshev2, 1 to 12")
     add("--ripple", type=float, help="passband ripple of chebyshev in dB, 0.05 to 6")
     add("--attenuation", type=float, help="stopband attenuation of chebyshev2 in dB, 10 to 80")

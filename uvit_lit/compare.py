@@ -27,8 +27,8 @@ from torch import Tensor
 
 from uvit_lit.checkpoint import Model, load_model
 from uvit_lit.cli import Parser, checked_input
-from uvit_lit.figures import FREQUENCY_LABEL, figure_format, gain_curves
-from uvit_lit.files import file_hash, replacing
+from uvit_lit.figures import FREQUENCY_LABEL, figure_format, gain_curves, save_figure
+from uvit_lit.files import file_hash
 from uvit_lit.metrics import estimate
 
 LOSSES = ("training loss", "validation loss")
@@ -259,7 +259,8 @@ def main(arguments: list[str] | None = None) -> None:
     """
     args = build_parser().parse_args(arguments)
     with checked_input():
-        suffix = args.figure and figure_format(args.figure)
+        if args.figure is not None:
+            figure_format(args.figure)  # refused before the work
         if args.results is not None and not args.results.is_dir():
             raise ValueError(f"results is {args.results}, which is no directory")
         reports = read_reports(args.results or Path("samples"))
@@ -271,8 +272,7 @@ def main(arguments: list[str] | None = None) -> None:
         paired = ["", first, *(f"{name} - {first} (pairs)" for name in others)]
         tables = [(heads, list(map(row_of, runs))), (paired, paired_rows(recipes))]
         if args.figure is not None:
-            with replacing(args.figure) as file:
-                plot_comparison(runs).savefig(file, format=suffix, dpi=110)
+            save_figure(plot_comparison(runs), args.figure)
     for head, rows in tables:
         for row in (head, ["---"] * len(head), *rows):
             print("| " + " | ".join(row) + " |")

@@ -9,7 +9,7 @@ which loads it; it has no place for filters.
 import argparse
 from pathlib import Path
 
-from uvit_lit.cli import Parser, checked_input
+from uvit_lit.cli import Parser, add_weights_options, checked_input
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -19,8 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("out", help="file to write: .safetensors, or .pth for the official layout; or a directory; "
         "or hf://user/name to share it on the Hugging Face Hub")  # fmt: skip
     add("--ckpt", default="last", help="checkpoint; 'last' (default): the newest under runs/")
-    add("--num_heads", type=int, help="heads, of official weights that are no published model's")
-    add("--schedule", help="vp, linear, cosine or sd, of such weights (default: the published)")
+    add_weights_options(parser)
     add("--dtype", choices=("float32", "float16"), default="float32",
         help="of the tensors; float16 halves the file, and every command reads it")  # fmt: skip
     add("--data", choices=("cifar10", "cifar100"), help="what the data were, if the run read them "

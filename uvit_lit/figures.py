@@ -42,17 +42,16 @@ def _mark_bins(axes: Any, grid: tuple[int, int]) -> None:
               transform=axes.get_xaxis_transform(), label=label)  # fmt: skip
 
 
-def plot_families(cutoff: float = 0.5, s: float = 0.3, grid: tuple[int, int] = (16, 16)) -> Figure:
-    """Magnitude and gain of every family at one cutoff.
+def plot_families(cutoff: float) -> Figure:
+    """Magnitude and gain (s = 0.3) of every family at one cutoff, with the bins of 16 x 16 tokens.
 
     Args:
         cutoff: Fraction of Nyquist, in (0, sqrt(2)].
-        s: Skip scale of the right panel.
-        grid: Tokens whose bins are marked.
 
     Returns:
         Figure of two panels: the magnitude in dB, and gain(f) = 1 - (1 - s) |H(f)|.
     """
+    s = 0.3
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     decibels, gains = figure.subplots(1, 2)
     points = _curve_points()
@@ -73,7 +72,7 @@ def plot_families(cutoff: float = 0.5, s: float = 0.3, grid: tuple[int, int] = (
     gains.set(ylabel="gain", title=f"gain = 1 - (1 - s) |H|, s = {s:g}", ylim=(0, 1.05))
     for axes in (decibels, gains):
         axes.axvline(cutoff, color="0.7", linewidth=0.8, zorder=0)
-        _mark_bins(axes, grid)
+        _mark_bins(axes, (16, 16))
         axes.set(xlabel=FREQUENCY_LABEL, xlim=(0, MAX_FREQUENCY))
     figure.legend(*decibels.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
@@ -129,23 +128,21 @@ def plot_gains(long_skips: Sequence[LongSkip]) -> Figure:
 
 
 @torch.no_grad()
-def plot_spectra(
-    denoiser: Denoiser, x0: Tensor, y: Tensor | None, t: float = 0.5, seed: int = 0
-) -> Figure:
-    """Radial power spectrum of skip and backbone features, before and after their modulation.
+def plot_spectra(denoiser: Denoiser, x0: Tensor, y: Tensor | None) -> Figure:
+    """Radial power spectrum of skip and backbone features, before and after what acts on them.
+
+    The images are noised to t = 0.5, with the same noise every time.
 
     Args:
         denoiser: A denoiser with a U-ViT.
         x0: (batch, channels, height, width) images in [-1, 1].
         y: (batch,) labels or None.
-        t: Time in [0, 1] at which the images are noised and looked at.
-        seed: Seed of the noise.
 
     Returns:
         Figure with one panel per long skip, power in dB.
     """
     backbone = denoiser.backbone
-    spectra: dict[int, dict[str, Tensor]] = {}
+    spectra: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
 
     def measure(module: LongSkip, inputs: tuple, outputs: tuple) -> None:
         index = list(backbone.long_skips).index(module)
@@ -154,13 +151,13 @@ def plot_spectra(
             "skip before": inputs[1], "skip after": outputs[1],
         }  # fmt: skip
         spectra[index] = {
-            name: radial_power(x[:, module.num_prefix :], module.grid)[1]
+            name: radial_power(x[:, module.num_prefix :], module.grid)
             for name, x in features.items()
         }
 
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     eps = torch.randn(x0.shape, generator=generator).to(x0.device)
-    times = torch.full((len(x0),), t, device=x0.device)
+    times = torch.full((len(x0),), 0.5, device=x0.device)
     hooks = [long_skip.register_forward_hook(measure) for long_skip in backbone.long_skips]
     try:
         denoiser(denoiser.add_noise(x0, eps, times), times, y)
@@ -172,11 +169,10 @@ def plot_spectra(
     rows = math.ceil(len(spectra) / columns)
     figure = Figure(figsize=(3.2 * columns, 2.6 * rows + 0.4), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
-    rings = torch.hypot(*frequencies(backbone.grid).unbind(-1)).float().unique()
     styles = {"backbone before": "C1:", "backbone after": "C1", "skip before": "C0:",
               "skip after": "C0"}  # fmt: skip
     for index, powers in sorted(spectra.items()):
-        for name, power in powers.items():
+        for name, (rings, power) in powers.items():
             decibels = 10 * power.clamp_min(1e-12).log10()
             panels[index].plot(rings, decibels, styles[name], label=name)
         panels[index].set_title(f"skip {index}", fontsize=9)
@@ -184,7 +180,7 @@ def plot_spectra(
         panel.set_axis_off()
     panels[0].legend(fontsize=7)
     figure.supxlabel(FREQUENCY_LABEL, fontsize=9)
-    figure.supylabel(f"power (dB) at t = {t:g}", fontsize=9)
+    figure.supylabel("power (dB) at t = 0.5", fontsize=9)
     return figure
 
 
@@ -259,6 +255,18 @@ def figure_format(path: Path) -> str:
     return suffix
 
 
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure in the format that the name of its file asks for.
+
+    Raises:
+        ValueError: If it is none of .png, .pdf and .svg.
+        OSError: If it cannot be written.
+    """
+    suffix = figure_format(path)
+    with replacing(path) as file:
+        figure.savefig(file, format=suffix, dpi=110)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Options of the command."""
     parser = Parser(prog="python -m uvit_lit.figures", description=__doc__)
@@ -281,15 +289,14 @@ def main(arguments: list[str] | None = None) -> None:
     """
     args = build_parser().parse_args(arguments)
     with checked_input():
-        suffix = figure_format(args.out)
+        figure_format(args.out)  # refused before the work
         if args.figure == "families":
             if not 0 < args.cutoff <= MAX_FREQUENCY:
                 raise ValueError(f"cutoff is {args.cutoff}; accepted: above 0, at most sqrt(2)")
             figure = plot_families(args.cutoff)
         else:
             figure = plot_gains(list(load_model(args.ckpt).denoiser.backbone.long_skips))
-        with replacing(args.out) as file:
-            figure.savefig(file, format=suffix, dpi=110)
+        save_figure(figure, args.out)
     print(args.out)
 
 

@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -45,12 +44,16 @@ def replacing(path: Path, suffix: str = ".partial") -> Iterator[BinaryIO]:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file."""
+    """Write a file.
+
+    Raises:
+        OSError: If it cannot be written; ``path`` is then as it was.
+    """
     with replacing(path) as file:
         file.write(content)
 
 
-def write_torch(path: Path, content: Any, suffix: str = ".partial") -> None:
+def write_torch(path: Path, content: Any) -> None:
     """Write a file of ``torch.save``.
 
     Raises:
@@ -58,7 +61,7 @@ def write_torch(path: Path, content: Any, suffix: str = ".partial") -> None:
     """
     import torch
 
-    with replacing(path, suffix) as file:
+    with replacing(path) as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:  # what torch makes of a write that failed
@@ -66,15 +69,18 @@ def write_torch(path: Path, content: Any, suffix: str = ".partial") -> None:
 
 
 def write_png(path: Path, pixels: "np.ndarray", parameters: dict[str, Any]) -> None:
-    """Write (height, width, 3) uint8 pixels as a PNG that carries its parameters as text."""
+    """Write (height, width, 3) uint8 pixels as a PNG that carries its parameters as text.
+
+    Raises:
+        OSError: If it cannot be written; ``path`` is then as it was.
+    """
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
     info.add_text("parameters", json.dumps(parameters))
-    buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=info)
-    write(path, buffer.getvalue())
+    with replacing(path) as file:
+        Image.fromarray(pixels).save(file, "PNG", pnginfo=info)
 
 
 def read_png(path: Path) -> tuple["np.ndarray", dict[str, Any]] | None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
@@ -123,10 +123,5 @@ def decode(path: Path, size: int) -> np.ndarray:
     """Read one image as (3, size, size) uint8: the shorter side resized, the centre cut out."""
     with Image.open(path) as opened:
         image = opened.convert("RGB")
-    if image.size != (size, size):
-        scale = size / min(image.size)
-        width, height = (max(size, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
-        left, top = (width - size) // 2, (height - size) // 2
-        image = image.crop((left, top, left + size, top + size))
+    image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
     return np.asarray(image).transpose(2, 0, 1)

@@ -1,9 +1,12 @@
 """A trained model and how it is sampled: what the commands that sample share."""
 
 import argparse
+import hashlib
+import json
 import math
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +25,11 @@ from uvit_lit.sampler import autocast, check_solver, count_calls, sample, to_uin
 
 
 def choose_labels(model: Model, classes: list[str] | None, n: int) -> list[int] | None:
-    """Label of each image: the chosen classes, by name or number, take turns."""
+    """Label of each image: the chosen classes, by name or number, take turns.
+
+    Raises:
+        ValueError: If the model lacks one of the classes.
+    """
     known = model.class_names
     if not known:
         if classes:
@@ -35,13 +42,22 @@ def choose_labels(model: Model, classes: list[str] | None, n: int) -> list[int] 
 def find_autoencoder(
     model: Model, name: str | None, device: torch.device | str = "cpu"
 ) -> Autoencoder | None:
-    """The autoencoder by name, or the one that the model was trained with; None for pixels."""
+    """The autoencoder by name, or the one that the model was trained with; None for pixels.
+
+    Raises:
+        ValueError: If there is none in that directory, or a damaged one.
+        OSError: If it cannot be downloaded.
+    """
     name = name or model.data.get("autoencoder")
     return None if name is None else load_autoencoder(name, device)
 
 
 def set_skips(model: Model, args: argparse.Namespace, **settings: Any) -> None:
-    """Override what acts on the long skips: by a preset, by the options, by ``settings``."""
+    """Override what acts on the long skips: by a preset, by the options, by ``settings``.
+
+    Raises:
+        ValueError: If a value is outside its range or a list has the wrong length.
+    """
     names = ("s", "b", "filter", "cutoff", "order", "ripple", "attenuation", "b_channels")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     preset = preset_settings(args.preset) if getattr(args, "preset", None) else {}
@@ -188,12 +204,20 @@ class Generation:
             "schedule": self.model.denoiser.schedule.name,
             "prediction": self.model.denoiser.prediction,
             "autoencoder_sha256": None if autoencoder is None else autoencoder.fingerprint,
-            "cfg": self.cfg,
-            "solver": self.solver,
-            "steps": self.steps,
-            "reuse": self.reuse,
-            "precision": self.precision,
+            **self._sampling,
         }
+
+    @property
+    def _sampling(self) -> dict[str, Any]:
+        names = ("cfg", "solver", "steps", "reuse", "precision")
+        return {name: getattr(self, name) for name in names}
+
+    def directory(self, out: Path, kind: str, key: Any) -> Path:
+        """Directory below ``out`` of what this generation and ``key``, plain data, decide."""
+        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
+        path = out / f"{kind}_{self.model.name}_{digest}"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
 
     @property
     def image_size(self) -> int:
@@ -245,7 +269,7 @@ class Generation:
                 precision=self.precision,
                 batch_size=self.batch_size,
                 device=self.devices.device,
-                progress=bar,
+                bar=bar,
             )
             if self.autoencoder is not None:
                 images = self.autoencoder.decode(images)
@@ -264,11 +288,7 @@ class Generation:
             "seeds": self.seeds,
             "labels": self.labels,
             "class_names": self.model.class_names,
-            "cfg": self.cfg,
-            "solver": self.solver,
-            "steps": self.steps,
-            "reuse": self.reuse,
-            "precision": self.precision,
+            **self._sampling,
         }
 
 

@@ -60,7 +60,7 @@ class Weights:
     data: dict[str, Any] = field(default_factory=dict)
     licence: str | None = None
 
-    def card(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Everything but the tensors, as plain data."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "tensors"}
 
@@ -269,7 +269,7 @@ def write_safetensors(weights: Weights, path: Path) -> None:
         OSError: If it cannot be written.
     """
     tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
-    write(path, save(tensors, {"format": "pt", "uvit_lit": json.dumps(weights.card())}))
+    write(path, save(tensors, {"format": "pt", "uvit_lit": json.dumps(weights.metadata())}))
 
 
 def write_official(weights: Weights, path: Path) -> None:

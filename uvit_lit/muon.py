@@ -11,15 +11,17 @@ from torch import Tensor
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic iteration (Jordan et al. 2024), steepest at 0; those of ``torch.optim.Muon``."""
 
+ITERATIONS = 5
+"""Of Newton and Schulz, as published."""
 
-def orthogonalise(matrices: Tensor, dtype: torch.dtype | None = None, steps: int = 5) -> Tensor:
+
+def orthogonalise(matrices: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Move all singular values of each matrix close to 1 (into about 0.7 to 1.2).
 
     Args:
         matrices: (count, rows, columns).
         dtype: Of the Newton-Schulz iterations. None is bfloat16 on accelerators, as published, and
             float32 on a CPU, since many have no bfloat16 products.
-        steps: Iterations.
 
     Returns:
         The same shape and dtype.
@@ -34,7 +36,7 @@ def orthogonalise(matrices: Tensor, dtype: torch.dtype | None = None, steps: int
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
-    for _ in range(steps):
+    for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).to(matrices.dtype)

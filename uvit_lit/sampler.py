@@ -1,15 +1,14 @@
 """Noise to images: one seed per image, the solvers of diffusers, a progress bar."""
 
 import importlib
-from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from uvit_lit.denoiser import PREDICTIONS, Denoiser
+from uvit_lit.denoiser import PREDICTIONS, Denoiser, Guided
 from uvit_lit.schedule import STEPS, Schedule
 
 _LOG_SNR = {"use_exponential_sigmas": True}  # steps of equal size in log(sigma / alpha)
@@ -54,21 +53,6 @@ def autocast(device: torch.device | str, precision: str) -> torch.autocast:
     return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None)
 
 
-class Model(Protocol):
-    """What the sampler needs: a denoiser, or guidance around one."""
-
-    schedule: Schedule
-    prediction: str
-
-    def __call__(self, x_t: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        """Predict, as ``Denoiser.forward`` does."""
-        ...
-
-    def reusing(self, every: int) -> "Model":
-        """The same for one trajectory, as ``Denoiser.reusing`` makes it."""
-        ...
-
-
 def check_solver(name: str, steps: int) -> None:
     """Raise a ``ValueError`` unless the solver is known and the number of steps in 1 to 1000."""
     if name not in SOLVERS:
@@ -77,7 +61,7 @@ def check_solver(name: str, steps: int) -> None:
         raise ValueError(f"steps is {steps}; accepted: 1 to {STEPS}")
 
 
-def make_solver(name: str, model: Model, steps: int) -> Any:
+def make_solver(name: str, model: Denoiser | Guided, steps: int) -> Any:
     """Set up a diffusers scheduler on the schedule and the prediction of a model.
 
     Args:
@@ -109,21 +93,14 @@ def make_solver(name: str, model: Model, steps: int) -> Any:
     return scheduler
 
 
-def count_calls(model: Model, solver: str, steps: int) -> int:
+def count_calls(model: Denoiser | Guided, solver: str, steps: int) -> int:
     """How often a solver calls the network for one image."""
     return len(make_solver(solver, model, steps).timesteps)
 
 
-def _bar(progress: bool | tqdm, total: int) -> AbstractContextManager[tqdm]:
-    """The bar that goes on, or a new one."""
-    if isinstance(progress, tqdm):
-        return nullcontext(progress)
-    return tqdm(total=total, unit="img step", disable=not progress)
-
-
 @torch.inference_mode()
 def sample(
-    model: Model,
+    model: Denoiser | Guided,
     shape: tuple[int, int, int],
     seeds: list[int],
     labels: list[int] | None = None,
@@ -134,7 +111,7 @@ def sample(
     precision: str = "32-true",
     batch_size: int = 64,
     device: torch.device | str = "cpu",
-    progress: bool | tqdm = True,
+    bar: tqdm | None = None,
 ) -> Tensor:
     """Generate one image per seed.
 
@@ -154,7 +131,7 @@ def sample(
         precision: Of the network, one of ``PRECISIONS``; the solver computes in float32.
         batch_size: Images that go through the network at once.
         device: Where to compute.
-        progress: Whether to show a bar, counted in steps times images; or a bar that goes on.
+        bar: Progress bar, moved by the images of a batch with every call of the network.
 
     Returns:
         (images, channels, height, width) float32 on the CPU, around [-1, 1], not clipped.
@@ -163,8 +140,7 @@ def sample(
         ValueError: If the solver, the steps, the reuse or the precision are not accepted.
     """
     images = []
-    total = len(seeds) * count_calls(model, solver, steps)
-    with _bar(progress, total) as bar, autocast(device, precision):
+    with autocast(device, precision):
         for start in range(0, len(seeds), batch_size):
             chosen = slice(start, start + batch_size)
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[chosen]]
@@ -180,7 +156,8 @@ def sample(
                 output = trajectory(noisy, t.expand(len(x)), y).float()
                 with autocast(device, "32-true"):
                     x = scheduler.step(output, n, x, **noise).prev_sample
-                bar.update(len(x))
+                if bar is not None:
+                    bar.update(len(x))
             images.append(x.cpu())
     return torch.cat(images)
 

@@ -16,6 +16,9 @@ class Checkpoints(Checkpoint):
     Args:
         every_n_steps: Optimiser steps between two saves of ``last.ckpt``, at least 1.
         keep_every_n_steps: Steps between checkpoints that stay, as ``step=N.ckpt``; 0 keeps none.
+
+    Raises:
+        ValueError: If one is outside its range.
     """
 
     def __init__(self, every_n_steps: int = 1000, keep_every_n_steps: int = 0) -> None:

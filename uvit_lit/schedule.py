@@ -17,8 +17,9 @@ STEPS = 1000
 """Number of steps of a discrete schedule, and of every schedule as diffusers sees it."""
 
 
-def _vp_log_alpha(t: Tensor, beta_min: float = 0.1, beta_max: float = 20.0) -> Tensor:
+def _vp_log_alpha(t: Tensor) -> Tensor:
     """Log alpha of the VP-SDE (Song et al. 2021, equation 29; half the integral of beta)."""
+    beta_min, beta_max = 0.1, 20.0
     return -0.25 * t**2 * (beta_max - beta_min) - 0.5 * t * beta_min
 
 

@@ -17,22 +17,21 @@ from uvit_lit.settings import SkipSettings
 from uvit_lit.skips import LongSkip, override_skips
 
 MAX_TIMESTEP = 1000
-"""Largest timestep of a schedule: pure noise."""
+"""Timestep that the long skips see as t = 1; the VP-SDE ends at 999, the tables at 1000."""
 
 
-def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10_000) -> Tensor:
-    """Sinusoidal embedding of time: cosines first, then sines.
+def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
+    """Sinusoidal embedding of time, periods up to 10,000: cosines first, then sines.
 
     Args:
         timesteps: (batch,), may be fractional; the schedule gives them in [0, 1000].
         dim: Size of the embedding, even.
-        max_period: Longest period.
 
     Returns:
         (batch, dim) float32.
     """
     half = torch.arange(dim // 2, dtype=torch.float32, device=timesteps.device)
-    angles = timesteps[:, None].float() * torch.exp(-math.log(max_period) * half / (dim // 2))
+    angles = timesteps[:, None].float() * torch.exp(-math.log(10_000) * half / (dim // 2))
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
