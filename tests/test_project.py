@@ -28,7 +28,7 @@ ARROWS = {
     "autoencoder": set(),
     "latents": {"autoencoder", "devices", "files", "folder"},
     "data": {"autoencoder", "folder", "latents", "shapes"},
-    "saving": {"files"},
+    "saving": {"files", "steps"},
     "settings": {"filters"},
     "skips": {"filters", "settings"},
     "uvit": {"settings", "skips"},
@@ -57,10 +57,11 @@ ARROWS = {
     "export": {"checkpoint", "cli", "layouts"},
     "compare": {"checkpoint", "cli", "figures", "files", "metrics"},
     "figures": {"checkpoint", "cli", "denoiser", "files", "filters", "metrics", "skips"},
-    "module": {"checkpoint", "denoiser", "filters", "finetune", "layouts", "muon", "uvit"},
+    "module": {"checkpoint", "denoiser", "filters", "finetune", "layouts", "muon", "steps", "uvit"},
     "muon": set(),
+    "steps": set(),
     "averaging": set(),
-    "callbacks": {"averaging", "figures", "module", "sampler", "skips"},
+    "callbacks": {"averaging", "figures", "module", "sampler", "skips", "steps"},
 }
 PUBLISHED = {
     "cifar10_uvit_small": 44_255_328,
@@ -70,7 +71,7 @@ PUBLISHED = {
 }
 """Parameters that the official code counts."""
 
-LIGHTNING = {"averaging", "module", "callbacks", "data", "devices", "saving"}
+LIGHTNING = {"averaging", "module", "callbacks", "data", "devices", "saving", "steps"}
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from uvit_lit.averaging import averaged_weights
 from uvit_lit.figures import plot_gains, plot_spectra
-from uvit_lit.module import DiffusionModule, is_logged
+from uvit_lit.module import DiffusionModule
 from uvit_lit.sampler import check_solver, sample, to_uint8
 from uvit_lit.skips import LongSkip
+from uvit_lit.steps import StepCallback, is_due, is_logged
 
 
 def _writer(trainer: Trainer) -> Any:
@@ -51,25 +52,28 @@ class RunProgressBar(TQDMProgressBar):
         """Keep the bar: the run is one endless epoch."""
 
 
-class LossByTime(Callback):
+class LossByTime(StepCallback):
     """Loss in each quarter of t: in training since the last logged step, and of a validation."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start with empty sums."""
+        super().on_train_start(trainer, pl_module)
         self.training = torch.zeros(2, 4, device=pl_module.device)
-        self.logged = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
     ) -> None:
-        """Add the batch to the sums; log and empty them on the steps that are logged.
+        """Add the batch to the sums."""
+        self._add(self.training, outputs)
+        super().on_train_batch_end(trainer, pl_module, outputs, *args)
+
+    def after_step(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        """Log the means and empty the sums on the steps that are logged.
 
         Raises:
             FloatingPointError: If the loss is not finite.
         """
-        self._add(self.training, outputs)
-        if is_logged(trainer, trainer.global_step) and self.logged != trainer.global_step:
-            self.logged = trainer.global_step
+        if is_logged(trainer, trainer.global_step):
             total = float(self.training[0].sum())
             if not math.isfinite(total):
                 raise FloatingPointError(
@@ -108,7 +112,7 @@ class LossByTime(Callback):
                 pl_module.log(f"{stage}/loss_{name}", mean, sync_dist=stage == "val")
 
 
-class ImagesPerSecond(Callback):
+class ImagesPerSecond(StepCallback):
     """Training speed over all devices between two logged steps.
 
     The clock stops at a logged step and starts with the next batch. Validation, sampling and saving
@@ -118,8 +122,8 @@ class ImagesPerSecond(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start with nothing counted."""
+        super().on_train_start(trainer, pl_module)
         self.images = 0
-        self.logged = trainer.global_step
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Start the clock with the first batch after a logged step."""
@@ -129,16 +133,19 @@ class ImagesPerSecond(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
     ) -> None:
-        """Count; log on the steps that are logged."""
+        """Count."""
         self.images += len(outputs["t"]) * trainer.world_size
-        if is_logged(trainer, trainer.global_step) and self.logged != trainer.global_step:
-            self.logged = trainer.global_step
+        super().on_train_batch_end(trainer, pl_module, outputs, *args)
+
+    def after_step(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        """Log on the steps that are logged."""
+        if is_logged(trainer, trainer.global_step):
             rate = self.images / (time.perf_counter() - self.started)
             pl_module.log("train/images_per_second", rate)
             self.images = 0
 
 
-class SampleGrid(Callback):
+class SampleGrid(StepCallback):
     """Log a grid of samples of the averaged weights, from the same seeds every time.
 
     Args:
@@ -171,19 +178,11 @@ class SampleGrid(Callback):
         self.every_n_steps, self.columns = every_n_steps, columns
         self.count, self.seed, self.solver, self.steps = count, seed, solver, steps
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do not repeat the grid of the step that a resumed run starts from."""
-        self._last_step = trainer.global_step
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+    def after_step(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         """Draw the grid when it is due."""
-        step = trainer.global_step
-        due = step % self.every_n_steps == 0 or step == trainer.max_steps
-        if not due or step == self._last_step:
-            return
-        self._last_step = step
-        writer = _writer(trainer)
-        if writer is None:
+        step, writer = trainer.global_step, _writer(trainer)
+        due = is_due(step, self.every_n_steps) or step == trainer.max_steps
+        if not due or writer is None:
             return
         assert isinstance(pl_module, DiffusionModule)
         with averaged_weights(trainer, pl_module):
@@ -213,7 +212,7 @@ class SampleGrid(Callback):
             pl_module.train()
 
 
-class SkipReport(Callback):
+class SkipReport(StepCallback):
     """Log what acts on the long skips: numbers at every logged step, figures now and then.
 
     The numbers are s, b and cutoff of each long skip. The figures are the gain of each over
@@ -235,18 +234,13 @@ class SkipReport(Callback):
         self.every_n_steps = every_n_steps
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do not repeat what a resumed run starts from; nothing has been warned of."""
-        self._last_step = trainer.global_step
+        """Nothing has been warned of."""
+        super().on_train_start(trainer, pl_module)
         self._warned: set[tuple[int, str]] = set()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
+    def after_step(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         """Log what is due."""
         step = trainer.global_step
-        if step == self._last_step:
-            return
-        self._last_step = step
         assert isinstance(pl_module, DiffusionModule)
         denoiser = pl_module.denoiser
         long_skips = list(denoiser.backbone.long_skips)
@@ -257,7 +251,7 @@ class SkipReport(Callback):
                 pl_module.log_dict({f"skips/{name}_{i}": getattr(chosen, name) for name in names})
                 if trainer.is_global_zero:
                     self._warn(i, long_skip)
-        due = step % self.every_n_steps == 0 or step == trainer.max_steps
+        due = is_due(step, self.every_n_steps) or step == trainer.max_steps
         writer = _writer(trainer)
         if not due or writer is None:
             return

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from uvit_lit.checkpoint import find_checkpoint
@@ -13,6 +13,7 @@ from uvit_lit.filters import PROTOTYPES
 from uvit_lit.finetune import initialise
 from uvit_lit.layouts import uvit_arguments
 from uvit_lit.muon import Muon
+from uvit_lit.steps import is_logged
 from uvit_lit.uvit import UViT
 
 OPTIMIZERS = ("adamw", "muon")
@@ -20,12 +21,6 @@ OPTIMIZERS = ("adamw", "muon")
 
 TRAIN = ("all", "filters", "filters_then_all")
 """What of the model training moves."""
-
-
-def is_logged(trainer: Trainer, step: int) -> bool:
-    """Whether the trainer writes what is logged at this optimiser step."""
-    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    return every > 0 and step % every == 0
 
 
 def parameter_groups(

@@ -8,9 +8,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from uvit_lit.files import write_torch
+from uvit_lit.steps import StepCallback, is_due
 
 
-class Checkpoints(Checkpoint):
+class Checkpoints(StepCallback, Checkpoint):
     """Write ``last.ckpt`` now and then and at the end of the run, and keep some for good.
 
     Args:
@@ -29,21 +30,16 @@ class Checkpoints(Checkpoint):
             )
         self.every_n_steps, self.keep_every_n_steps = every_n_steps, keep_every_n_steps
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do not repeat the save that a resumed run starts from."""
-        self._last_step = trainer.global_step
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def after_step(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         """Save what is due; Lightning runs this after the weights were averaged."""
         step = trainer.global_step
-        if step == self._last_step or trainer.log_dir is None:
+        if trainer.log_dir is None:
             return
-        self._last_step = step
         directory = Path(trainer.log_dir) / "checkpoints"
         ending = step == trainer.max_steps or trainer.should_stop
-        if step % self.every_n_steps == 0 or ending:
+        if is_due(step, self.every_n_steps) or ending:
             trainer.save_checkpoint(directory / "last.ckpt", weights_only=False)
-        if self.keep_every_n_steps and step % self.keep_every_n_steps == 0:
+        if is_due(step, self.keep_every_n_steps):
             trainer.save_checkpoint(directory / f"step={step}.ckpt", weights_only=False)
 
 
