@@ -43,14 +43,14 @@ def read_image(path: Path, size: int) -> "Tensor":
     """
     import torch
 
-    from uvit_lit.folder import decode
+    from uvit_lit.folder import try_decode
 
-    try:
-        return torch.from_numpy(decode(path, size).copy())[None]
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is not a readable image ({type(error).__name__})") from None
+    if not path.exists():
+        raise ValueError(f"{path} does not exist")
+    pixels, error = try_decode(path, size)
+    if error:
+        raise ValueError(f"{path} is {error}")
+    return torch.from_numpy(pixels.copy())[None]
 
 
 def token_mask(path: Path, size: int, patch: int) -> "Tensor":
@@ -117,7 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
     x0 = image / 127.5 - 1 if vae is None else vae.encode(image)[:, 0]  # the mean
     x0 = x0.to(device)
     y = None if labels is None else torch.tensor(labels, device=device)
-    with tqdm(total=3 * args.steps, unit="step") as bar:
+    with checked_input(), tqdm(total=3 * args.steps, unit="step") as bar:
         denoiser.set_skips(s=1.0, b=1.0)
         path = invert(denoiser, x0, y, args.steps, args.t_min, bar)
         reconstruction = to_pixels(regenerate(denoiser, path, y, args.t_min, bar))

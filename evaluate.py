@@ -13,6 +13,7 @@ image of the detail metrics. An interrupted evaluation goes on where it was.
 import argparse
 import json
 import math
+from contextlib import suppress
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -73,13 +74,17 @@ def measure(
     """
     import torch
 
+    from uvit_lit.layouts import load
     from uvit_lit.metrics import detail
 
     devices, total = generation.devices, len(generation.seeds)
     batches: list[dict[str, Tensor]] = []
     first = 0
+    stored = None
     if devices.is_main and state.exists():
-        stored = torch.load(state, weights_only=True)
+        with suppress(ValueError):  # a damaged file is measured anew
+            stored = load(state)
+    if stored is not None:
         first, batches = stored["images"], [stored["detail"]]
         if distances is not None:
             distances.load_state_dict(stored["distances"])
@@ -164,6 +169,11 @@ def main(arguments: list[str] | None = None) -> None:
             raise ValueError(
                 f"metrics are {', '.join(sorted(unknown))}; accepted: {', '.join(METRICS)}"
             )
+        if metrics == {"detail"} and (args.stats or args.save_stats):
+            raise ValueError("stats and save_stats are of no use to the detail metrics alone; "
+                             "accepted with: fid, kid, precision_recall")  # fmt: skip
+        if "precision_recall" in metrics and args.n < 4:
+            raise ValueError(f"n is {args.n}; accepted with precision_recall: at least 4")
         generation = Generation.from_options(args)
         cells = generation.cells(args)
         generation.launch()

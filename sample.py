@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
         set_skips(generation.model, args)
         stem = free_stem(args.out, stem_of(generation.model, args, f"seed{args.seed}"))
         generation.launch()
-    with generation.bar(1) as bar:
+    with checked_input(), generation.bar(1) as bar:
         pixels = generation.run(bar)
     if generation.devices.is_main:
         with checked_input():

@@ -16,7 +16,7 @@ import torch
 from jsonargparse import ArgumentError
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from uvit_lit.autoencoder import check_latents
@@ -65,8 +65,10 @@ class TrainCLI(LightningCLI):
             self.trainer_defaults["callbacks"].append(RunProgressBar())
         logger = self.config.trainer.logger
         runs = Path(getattr(logger, "init_args", {}).get("save_dir", "runs"))
-        if self.config.model.init_from is not None:
-            self.config.model.init_from = str(find_checkpoint(self.config.model.init_from, runs))
+        if (start := self.config.model.init_from) is not None:
+            # A run that goes on has everything in its own checkpoint; that one may be gone.
+            gone = self.config.ckpt_path is not None and not Path(start).exists()
+            self.config.model.init_from = None if gone else str(find_checkpoint(start, runs))
         if self.config.ckpt_path is None:
             return
         path = find_checkpoint(self.config.ckpt_path, runs)
@@ -94,7 +96,7 @@ def check_resume(model: DiffusionModule, saved: dict) -> None:
     own = {**model.hparams, **uvit_arguments(model.hparams)}
     decided = ("schedule", "prediction", "lr", "filter_lr", "weight_decay", "betas",
                "optimizer", "train", "filters_steps")  # fmt: skip
-    for name in (*uvit_arguments({}), *decided):
+    for name in (*(uvit_arguments({}).keys() - {"grad_checkpoint"}), *decided):
         here, there = (tuple(v) if isinstance(v, list) else v for v in (own[name], saved[name]))
         if here != there:
             raise ValueError(f"{name} is {here} here and {there} in the checkpoint")
@@ -112,8 +114,18 @@ def check_run(cli: TrainCLI) -> None:
             f"max_steps is {trainer.max_steps}, max_epochs {trainer.max_epochs}; a run is counted "
             "in optimiser steps: set --trainer.max_steps and leave max_epochs at -1"
         )
-    if isinstance(trainer.strategy, FSDPStrategy) and model.optimizer == "muon":
-        raise ValueError("optimizer muon does not go with strategy fsdp; accepted: adamw, or ddp")
+    if trainer.limit_train_batches != 1 and not trainer.fast_dev_run:
+        raise ValueError("limit_train_batches would repeat the same batches; leave it out, and set "
+                         "--trainer.max_steps")  # fmt: skip
+    if trainer.accumulate_grad_batches < 1:
+        raise ValueError(
+            f"accumulate_grad_batches is {trainer.accumulate_grad_batches}; accepted: at least 1"
+        )
+    if trainer.val_check_interval == 0:
+        raise ValueError("val_check_interval is 0; accepted: at least 1, or limit_val_batches 0")
+    if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
+        raise ValueError("a strategy that cuts the weights leaves no moving average of them; "
+                         "accepted: auto, ddp")  # fmt: skip
     if cli.config.ckpt_path:
         saved = load(Path(cli.config.ckpt_path))
         if "hyper_parameters" not in saved:
@@ -193,6 +205,8 @@ def main(args: list[str] | None = None) -> None:
         fail(error, 2)
     except (OSError, FloatingPointError) as error:
         fail(error, 1)
+    except torch.OutOfMemoryError:
+        fail("out of memory: choose a smaller --data.batch_size", 1)
     finally:
         group = torch.distributed
         if group.is_available() and group.is_initialized() and group.get_backend() == "gloo":

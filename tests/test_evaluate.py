@@ -79,6 +79,16 @@ def test_kid_is_that_of_torchmetrics():
     assert ours == pytest.approx(expected, abs=3e-6)
 
 
+@pytest.mark.parametrize(("real", "generated"), [(1000, 50), (60, 1000), (20, 15)])
+def test_kid_of_few_images_is_unbiased(real, generated):
+    """The mean over many draws; of sets of unequal sizes torchmetrics' formula is far above 0."""
+    draws = [distances(vectors(real, seed=k), vectors(generated, seed=1000 + k), ["kid"])
+             for k in range(40)]  # fmt: skip
+    means = torch.tensor([draw["kid"].mean for draw in draws])
+    assert abs(means.mean()) < 4 * means.std() / len(means) ** 0.5
+    assert means.std() < 0.6
+
+
 def test_precision_and_recall_of_a_mode_that_is_missing():
     real = torch.cat([vectors(300), vectors(300, 20.0, 1)])
     values = distances(real, vectors(300, seed=2), ["precision_recall"])
@@ -229,6 +239,38 @@ def test_an_interrupted_evaluation_goes_on(run, monkeypatch, tmp_path):
     assert [seeds[0] for seeds in calls] == [0, 5, 10, 10, 15]
 
 
+@pytest.mark.parametrize("pattern", ["out/*/*.state", "data/cache/reference_*.npz"])
+def test_what_was_kept_and_is_damaged_is_computed_again(run, tmp_path, pattern):
+    whole = run("--metrics", "fid,detail")
+    (path,) = tmp_path.glob(pattern)
+    path.write_bytes(path.read_bytes()[:300])
+    assert run("--metrics", "fid,detail") == whole
+
+
+def test_a_finished_evaluation_is_shown_again(run):
+    assert run("--metrics", "fid,kid,detail") == run("--metrics", "fid,kid,detail")
+
+
+def test_numbers_that_are_nearly_equal_are_other_cells(run):
+    results = run("--metrics", "detail", "--s", "0.5", "--cutoff", "0.5,0.5000001")["results"]
+    one, two = (result["values"]["total_variation"] for result in results)
+    assert one != two
+
+
+def test_the_directory_of_other_data_is_not_taken(run, trained, monkeypatch):
+    roots = []
+
+    def stub(name, root, **_):
+        roots.append(root)
+        raise ValueError("no data")
+
+    monkeypatch.setattr("uvit_lit.reference.ImageData", stub)
+    for arguments in ([], ["--data", "cifar10"]):
+        with pytest.raises(SystemExit):
+            run("--metrics", "fid", *arguments)
+    assert roots == [str(trained.parents[4] / "images"), "data"]
+
+
 def test_the_reference_is_built_once(run, tmp_path, monkeypatch):
     first = run("--metrics", "fid")
     assert len(list((tmp_path / "data" / "cache").glob("reference_*.npz"))) == 1
@@ -251,6 +293,10 @@ def test_the_reference_is_built_once(run, tmp_path, monkeypatch):
         (["--data", "mnist"], "mnist"),
         (["--data", "folder", "--data_root", "gone"], "gone is not a directory"),
         (["--s", "-1"], "s is -1.0"),
+        (["--metrics", "detail", "--save_stats", "x.npz"], "save_stats are of no use"),
+        (["--metrics", "precision_recall", "--n", "3"], "n is 3; accepted"),
+        (["--features", "math:pi"], "features math:pi fail on"),
+        (["--stats", __file__], "cannot be read"),
     ],
 )
 def test_mistakes_are_one_line(run, capsys, trained, tmp_path, arguments, message):

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 import zipfile
 
@@ -154,6 +155,14 @@ def test_learned_cutoffs_keep_their_value_at_another_size(tmp_path, size):
     assert skip.settings.s == pytest.approx(0.6, abs=1e-5)
 
 
+def test_learned_cutoffs_below_the_waves_of_a_smaller_size_move_to_the_bound(tmp_path):
+    sizes = {"img_size": 16, "embed_dim": 32, "num_heads": 2, "depth": 2}
+    module = DiffusionModule(**sizes, filter="butterworth", cutoff=0.3)
+    save(module, tmp_path / "model.ckpt")
+    (skip,) = load_model(tmp_path / "model.ckpt", img_size=4).denoiser.backbone.long_skips
+    assert skip.settings.cutoff == pytest.approx(0.5, abs=2e-3)  # half a bin of 2 x 2 tokens
+
+
 @pytest.mark.parametrize("filter", ["none", "butterworth"])
 def test_training_starts_from_official_weights(official, filter):
     """With s = 1 a new filter changes nothing: the loss is the pretrained model's."""
@@ -265,6 +274,11 @@ def bad(official, tmp_path):
     torch.save({**content, "state_dict": {"a": "b"}}, tmp_path / "text.ckpt")
     content["state_dict"].pop("denoiser.backbone.pos_embed")
     torch.save(content, tmp_path / "lost.ckpt")
+    torch.save({**state, "norm.bias": state["norm.bias"] / 0}, tmp_path / "nan.pth")
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    old = (tmp_path / "old.pth").read_bytes()
+    key = re.search(rb"\d{9,}", old)  # of a storage
+    (tmp_path / "key.pth").write_bytes(old[: key.start()] + b"x" + old[key.start() + 1 :])
     (tmp_path / "empty.ckpt").touch()
     (tmp_path / "hello.ckpt").write_text("hello")
     with zipfile.ZipFile(tmp_path / "archive.ckpt", "w") as archive:
@@ -283,6 +297,8 @@ def bad(official, tmp_path):
         ("less.pth", "norm.bias is missing"),
         ("more.pth", "context_embed.weight is too much"),
         ("shape.pth", "norm.bias is (3,) instead of (512,)"),
+        ("nan.pth", "norm.bias is not finite"),
+        ("key.pth", "damaged"),
         ("step.pth", "'step' is a int"),
         ("number.pth", "3 is a Tensor"),
         ("flat.pth", "it lacks pos_embed"),

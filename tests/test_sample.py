@@ -202,6 +202,15 @@ def test_the_model_in_the_package_is_the_default(tmp_path, capsys, monkeypatch):
     assert json.loads(image.with_suffix(".json").read_text())["ckpt"] == "pretrained"
 
 
+def test_a_lack_of_memory_is_one_line(trained, tmp_path, capsys, monkeypatch):
+    def lacks(*_, **__):
+        raise torch.OutOfMemoryError("20 GiB")
+
+    monkeypatch.setattr("uvit_lit.generation.sample", lacks)
+    status, line = error_line(capsys, main, ["--ckpt", str(trained), "--out", str(tmp_path / "o")])
+    assert (status, "choose a smaller batch size" in line) == (1, True)
+
+
 def test_an_output_directory_that_is_a_file(trained, tmp_path, capsys):
     (tmp_path / "out").write_text("mine")
     arguments = ["--ckpt", str(trained), "--n", "1", "--out", str(tmp_path / "out")]

@@ -3,6 +3,7 @@
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,9 +101,19 @@ def test_fifty_resumes_equal_the_uninterrupted_run(folder):
 
 
 def test_a_resumed_run_continues_in_its_own_directory(folder):
-    run(folder, 2, "one")
-    run(folder, 4, "one", ckpt_path="last")
+    keep = {"checkpoints.keep_every_n_steps": 2}  # written at the same step as the last one
+    run(folder, 2, "one", **keep)
+    run(folder, 4, "one", ckpt_path="last", **keep, **{"model.grad_checkpoint": "true"})
     assert [p.name for p in (folder.parent / "runs" / "one").iterdir()] == ["version_0"]
+
+
+def test_a_run_goes_on_without_the_weights_that_it_started_from(folder, trained, tmp_path):
+    start = tmp_path / "start.ckpt"
+    shutil.copy(trained, start)
+    run(folder, 2, "one", **{"model.init_from": start})
+    start.unlink()
+    path = run(folder, 3, "one", ckpt_path="last", **{"model.init_from": start})
+    assert load(path)["global_step"] == 3
 
 
 def test_an_older_checkpoint_branches_off_and_keeps_the_newer(folder):
@@ -335,6 +346,15 @@ def test_a_diverged_run_stops_with_one_line(folder, capsys, filter):
     assert "training diverged" in line
 
 
+def test_a_lack_of_memory_is_one_line(folder, capsys, monkeypatch):
+    def lacks(*_):
+        raise torch.OutOfMemoryError("20 GiB")
+
+    monkeypatch.setattr(DiffusionModule, "training_step", lacks)
+    status, line = error_line(capsys, train.main, train_arguments(folder, trainer__max_steps=2))
+    assert (status, "choose a smaller --data.batch_size" in line) == (1, True)
+
+
 def test_the_network_warms_up_when_it_joins():
     model = DiffusionModule(**SMALL, filter="butterworth", train="filters_then_all",
                             filters_steps=5, warmup_steps=4, lr=1.0, filter_lr=2.0)  # fmt: skip
@@ -490,6 +510,10 @@ def test_bfloat16_training_runs(folder, filter):
         ({"data.batch_size": 0}, "batch_size is 0; accepted"),
         ({"trainer.max_steps": -1}, "set --trainer.max_steps"),
         ({"trainer.max_epochs": 3}, "max_epochs 3"),
+        ({"trainer.limit_train_batches": 2}, "limit_train_batches would repeat"),
+        ({"trainer.accumulate_grad_batches": 0}, "accumulate_grad_batches is 0"),
+        ({"trainer.val_check_interval": 0}, "val_check_interval is 0"),
+        ({"samples.seed": 2**63}, "seed is"),
         ({"trainer.precision": "bf16-true"}, "precision is bf16-true; accepted: 32-true"),
         ({"ckpt_path": "gone.ckpt"}, "gone.ckpt does not exist"),
         ({"ckpt_path": "last"}, "no checkpoint below"),
@@ -521,12 +545,14 @@ def test_mistakes_are_one_line(folder, capsys, wrong, message):
     assert not (folder.parent / "runs").exists()
 
 
-def test_muon_is_refused_where_its_matrices_would_be_cut():
+def test_strategies_that_cut_the_weights_are_refused():
     """Lightning itself refuses fsdp on a CPU, so the command line cannot show it here."""
-    trainer = SimpleNamespace(max_steps=1, max_epochs=-1, strategy=FSDPStrategy())
-    cli = SimpleNamespace(trainer=trainer, model=SimpleNamespace(optimizer="muon"), datamodule=None)
-    with pytest.raises(ValueError, match="muon does not go with strategy fsdp; accepted: adamw"):
-        train.check_run(cli)
+    trainer = SimpleNamespace(
+        max_steps=1, max_epochs=-1, limit_train_batches=1.0, accumulate_grad_batches=1,
+        val_check_interval=1, strategy=FSDPStrategy(),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"cuts the weights .*; accepted: auto, ddp"):
+        train.check_run(SimpleNamespace(trainer=trainer, model=None, datamodule=None))
 
 
 @pytest.mark.parametrize(

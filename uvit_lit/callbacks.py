@@ -174,6 +174,8 @@ class SampleGrid(StepCallback):
                 f"every_n_steps is {every_n_steps}, count {count}, columns {columns}; "
                 "accepted: at least 1"
             )
+        if not 0 <= seed <= 2**63 - count:
+            raise ValueError(f"seed is {seed}; accepted: 0 to below 2^63, for every image")
         check_solver(solver, steps)
         self.every_n_steps, self.columns = every_n_steps, columns
         self.count, self.seed, self.solver, self.steps = count, seed, solver, steps

@@ -32,13 +32,17 @@ class Parser(argparse.ArgumentParser):
 
 @contextmanager
 def checked_input() -> Iterator[None]:
-    """Turn what bad input raises into one line: values status 2, files and network status 1."""
+    """Turn what bad input raises into one line: values status 2, the machine's limits status 1."""
     try:
         yield
     except ValueError as error:
         fail(error, 2)
     except OSError as error:
         fail(error, 1)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch is not imported here
+            raise
+        fail("out of memory: choose a smaller batch size", 1)
 
 
 def comma_list(convert: Callable) -> Callable[[str], list]:

@@ -5,10 +5,12 @@ The formulas are those of ``torchmetrics`` (Frechet distance, polynomial MMD) an
 at most ``KEPT`` feature vectors.
 """
 
+import importlib.util
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -25,7 +27,11 @@ KEPT = 10_000
 """Feature vectors that are kept, of the reference and of the generated images."""
 
 BLOCK = 100
-"""Images in a block of KID: the estimate is unbiased at any size, the blocks give its interval."""
+"""Images in a block of KID, or as many as there are real or generated ones: the estimate is
+unbiased at any size, the blocks give its interval. Only whole blocks count."""
+
+NEIGHBOURS = 3
+"""Whose distance is the radius of a ball (Kynkaanniemi et al. 2019; ``torch-fidelity``)."""
 
 
 @dataclass
@@ -44,7 +50,13 @@ class Reference:
 
     @classmethod
     def build(cls, extract: Features, images: Tensor, batch_size: int) -> "Reference":
-        """Statistics of (images, 3, H, W) uint8, ``batch_size`` at once on each device."""
+        """Statistics of (images, 3, H, W) uint8, ``batch_size`` at once on each device.
+
+        Raises:
+            ValueError: If there are fewer than 2 images, which have no covariance.
+        """
+        if len(images) < 2:
+            raise ValueError(f"the reference has {len(images)} images; accepted: at least 2")
         stream = FrechetInceptionDistance(feature=_Given(extract.num_features))
         kept: list[Tensor] = []
         chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
@@ -81,7 +93,7 @@ class Reference:
                     if "features" in stored
                     else torch.empty(0, len(mu))
                 )
-        except (OSError, KeyError, ValueError, EOFError) as error:
+        except (OSError, KeyError, ValueError, EOFError, TypeError, BadZipFile) as error:
             raise ValueError(
                 f"statistics {path} cannot be read ({error}); accepted: an npz file with mu and "
                 "sigma, as pytorch-fid writes"
@@ -112,7 +124,8 @@ class Distances:
         metrics: Which of ``fid``, ``kid``, ``precision_recall``.
 
     Raises:
-        ValueError: If the reference has no features that KID or precision and recall need.
+        ValueError: If the reference lacks features that KID or precision and recall need, or a
+            package is missing.
     """
 
     def __init__(self, reference: Reference, metrics: set[str]) -> None:
@@ -121,12 +134,19 @@ class Distances:
                 "kid and precision_recall need the features of the reference, which statistics "
                 "in the layout of pytorch-fid lack; accepted with them: fid"
             )
+        if "precision_recall" in metrics:
+            if len(reference.features) <= NEIGHBOURS:
+                raise ValueError(f"the reference has {len(reference.features)} images; accepted "
+                                 f"with precision_recall: more than {NEIGHBOURS}")  # fmt: skip
+            if importlib.util.find_spec("torch_fidelity") is None:
+                raise ValueError("precision_recall needs a package: pip install -e '.[metrics]'")
         self.reference = reference
         self.metrics = metrics
         self.frechet = FrechetInceptionDistance(
             feature=_Given(len(reference.mu)),
             sync_on_compute=False,  # one process has all of the features
         )
+        self.frechet.orig_dtype = torch.float32  # of its value; an update would say it
         two = torch.tensor(2)  # any number of samples gives back the same mean and covariance
         self.frechet.real_features_num_samples = two
         self.frechet.real_features_sum = two * reference.mu
@@ -147,14 +167,14 @@ class Distances:
             self.kept = torch.cat([self.kept, features])[:KEPT]
         if "kid" in self.metrics:
             self.pending = torch.cat([self.pending, features])
-            while len(self.pending) >= BLOCK:
-                self.block_mmds.append(self._mmd(self.pending[:BLOCK]))
-                self.pending = self.pending[BLOCK:]
+            size = min(BLOCK, len(self.reference.features))
+            while len(self.pending) >= size:
+                self.block_mmds.append(self._mmd(self.pending[:size]))
+                self.pending = self.pending[size:]
 
     def _mmd(self, generated: Tensor) -> float:
-        """Unbiased squared MMD of a block, with the kernel of KID, against the next real block."""
-        real = self.reference.features
-        size = min(BLOCK, len(real))
+        """Unbiased squared MMD, with the kernel of KID, to the next as many real images."""
+        real, size = self.reference.features, len(generated)  # poly_mmd takes equal numbers
         first = (len(self.block_mmds) * size) % (len(real) - size + 1)
         return float(poly_mmd(real[first : first + size].double(), generated.double()))
 
@@ -174,7 +194,9 @@ class Distances:
 
             values["precision"], values["recall"] = map(
                 float,
-                calculate_precision_recall_full(self.kept, self.reference.features, 3, 10_000),
+                calculate_precision_recall_full(
+                    self.kept, self.reference.features, NEIGHBOURS, 10_000
+                ),
             )
         return values
 

@@ -30,7 +30,13 @@ class Features(nn.Module):
             network = network.eval().to(devices.device)
         self.network = network
         self.devices = devices
-        probe = self(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+        try:
+            probe = self(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+        except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
+            raise ValueError(
+                f"features {name} fail on (2, 3, 32, 32) uint8 ({error}); accepted: what maps "
+                "images to (images, features)"
+            ) from None
         if probe.ndim != 2 or len(probe) != 2:
             raise ValueError(
                 f"features {name} give shape {tuple(probe.shape)} for two images; accepted: "
@@ -70,8 +76,9 @@ def load_features(name: str, devices: Devices, inception_weights: Path | None = 
         if name == OFFLINE:
             return Features(name, _efficientnet(), devices)
     except ModuleNotFoundError as error:
+        package = error.name or "torch-fidelity"  # of which torchmetrics does not say the name
         raise ValueError(
-            f"features {name} need the package {error.name}: pip install -e '.[metrics]'"
+            f"features {name} need the package {package}: pip install -e '.[metrics]'"
         ) from None
     module, _, attribute = name.partition(":")
     try:

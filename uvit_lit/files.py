@@ -91,7 +91,7 @@ def read_png(path: Path) -> tuple["np.ndarray", dict[str, Any]] | None:
     try:
         with Image.open(path) as image:
             return np.asarray(image), json.loads(image.info["parameters"])
-    except (OSError, KeyError, ValueError, SyntaxError):
+    except (OSError, KeyError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
 
 

@@ -16,7 +16,6 @@ from tqdm import tqdm
 from uvit_lit.autoencoder import Autoencoder, check_latents, load_autoencoder
 from uvit_lit.checkpoint import Model, load_model
 from uvit_lit.classes import find_class
-from uvit_lit.cli import fail
 from uvit_lit.denoiser import Guided
 from uvit_lit.devices import Devices, choose_device, count_devices
 from uvit_lit.files import file_hash
@@ -33,7 +32,7 @@ def choose_labels(model: Model, classes: list[str] | None, n: int) -> list[int] 
     known = model.class_names
     if not known:
         if classes:
-            raise ValueError("this model has no classes; leave out --classes")
+            raise ValueError(f"this model has no classes: {', '.join(classes)} cannot be chosen")
         return None
     labels = [find_class(name, known) for name in classes] if classes else range(len(known))
     return [labels[k % len(labels)] for k in range(n)]
@@ -104,7 +103,8 @@ class Cell(NamedTuple):
     def stem(self) -> str:
         """Name of its files."""
         numbers = {"cutoff": self.cutoff, "s": self.s, "b": self.b}
-        parts = [f"{name}{value:g}" for name, value in numbers.items() if value is not None]
+        given = {name: str(v).removesuffix(".0") for name, v in numbers.items() if v is not None}
+        parts = [name + value for name, value in given.items()]
         return "_".join(filter(None, [self.filter, *parts])) or "as_trained"
 
 
@@ -275,10 +275,7 @@ class Generation:
                 images = self.autoencoder.decode(images)
             return to_uint8(images)
 
-        try:
-            return self.devices.map(some, len(self.seeds))
-        except torch.OutOfMemoryError:
-            fail(f"out of memory: choose a smaller --batch_size than {self.batch_size}", 1)
+        return self.devices.map(some, len(self.seeds))
 
     def parameters(self, args: argparse.Namespace) -> dict[str, Any]:
         """What an image of this generation carries, with the settings of the skips in force."""

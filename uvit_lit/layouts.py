@@ -7,7 +7,6 @@ data: they are opened with ``weights_only=True`` or as safetensors, and never un
 
 import inspect
 import json
-import pickle
 import sys
 import warnings
 import zipfile
@@ -98,7 +97,7 @@ def load(path: Path) -> dict[str, Any]:
         mmap = zipfile.is_zipfile(path)  # files of before torch 1.6 are none
         with warnings.catch_warnings(action="ignore"):  # the error says it in one line
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, OSError):
+    except Exception:  # a damaged file may end in any
         raise ValueError(
             f"checkpoint {path} is refused: it is damaged, no checkpoint, or has code inside"
         ) from None
@@ -145,13 +144,14 @@ def resize_positions(weights: Weights, img_size: int) -> None:
             share = (cutoff - 1 / new) / (high - 1 / new)
             raw[0] = torch.logit(share, eps=1e-3)
             weights.tensors[name] = raw
+            weights.arguments["cutoff"] = max(weights.arguments["cutoff"], 1.01 / new)
 
 
 def check_tensors(weights: Weights, path: Path) -> None:
-    """Compare names and shapes with those of the U-ViT of the arguments.
+    """Compare names and shapes with those of the U-ViT of the arguments, and look for nan.
 
     Raises:
-        ValueError: If some differ; it names them.
+        ValueError: If some differ, or are not finite; it names them.
     """
     try:
         with torch.device("meta"):
@@ -165,6 +165,9 @@ def check_tensors(weights: Weights, path: Path) -> None:
         f"{name} is {tuple(found[name])} instead of {tuple(expected[name])}"
         for name in expected.keys() & found.keys()
         if found[name] != expected[name]
+    ]
+    problems += [
+        f"{name} is not finite" for name, v in weights.tensors.items() if not v.isfinite().all()
     ]
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""

@@ -49,7 +49,7 @@ class Muon(torch.optim.AdamW):
     group's ``betas``), orthogonalised, times 0.2 sqrt(max(rows, columns)), which has the size of
     an AdamW step, so that one learning rate serves both. ``matrices`` says of how many stacked
     matrices each parameter consists: 3 for a fused query, key and value, which are orthogonalised
-    apart. It needs whole matrices, so it does not go with the strategy ``fsdp``, which cuts them.
+    apart. It needs whole matrices, not those that a strategy has cut.
 
     Args:
         params: Parameter groups.

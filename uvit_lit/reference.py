@@ -7,6 +7,7 @@ inception_weights.
 import argparse
 import hashlib
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -39,7 +40,8 @@ def reference_images(args: argparse.Namespace, generation: Generation, download:
         OSError: If they cannot be read or downloaded.
     """
     known = generation.model.data
-    name, root = args.data or known.get("name"), args.data_root or known.get("root")
+    name = args.data or known.get("name")
+    root = args.data_root or (known.get("root") if name == known.get("name") else None)
     if name is None or (name == "folder" and root is None):
         raise ValueError("the checkpoint does not say its data: give --data and --data_root")
     data = ImageData(name, root or "data", image_size=generation.image_size)
@@ -122,7 +124,8 @@ def load_reference(
     key = content.hexdigest()
     path = Path("data/cache") / f"reference_{extract.name.replace(':', '.')}_{key[:24]}.npz"
     if extract.devices.decide(path.exists()):
-        return Reference.read(path), key
+        with suppress(ValueError):  # a damaged file is built anew
+            return Reference.read(path), key
     reference = Reference.build(extract, pixels, args.batch_size)
     if extract.devices.is_main:
         reference.write(path)

@@ -37,10 +37,10 @@ class Checkpoints(StepCallback, Checkpoint):
             return
         directory = Path(trainer.log_dir) / "checkpoints"
         ending = step == trainer.max_steps or trainer.should_stop
-        if is_due(step, self.every_n_steps) or ending:
-            trainer.save_checkpoint(directory / "last.ckpt", weights_only=False)
         if is_due(step, self.keep_every_n_steps):
             trainer.save_checkpoint(directory / f"step={step}.ckpt", weights_only=False)
+        if is_due(step, self.every_n_steps) or ending:  # the newest file, from which a run goes on
+            trainer.save_checkpoint(directory / "last.ckpt", weights_only=False)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
