@@ -2,12 +2,12 @@
 
 --metrics fid,kid,precision_recall,detail. Only what Inception's features give is called FID; with
 other --features the same formula is called Frechet distance, and every name says the features.
-KID and the detail metrics have 95 % intervals; the detail metrics also the difference to the cell
-with s = 1, b = 1 (else to the one with either as trained), paired by seed; the power of each band
-its distance to the data's. The reference is the data that the model was trained on (--split train),
-or --data and --data_root, or --stats, an npz file with mu and sigma as pytorch-fid writes (which
-has no spectrum). Images stream through: memory does not grow with --n but by the few numbers per
-image of the detail metrics. An interrupted evaluation goes on where it was.
+KID and the detail metrics have 95 % intervals, also of the difference to the cell with s = 1, b = 1
+(else to the one with either as trained), paired by seed: of KID by blocks of 100 images. The power
+of each band has its distance to the data's. The reference is the data that the model was trained on
+(--split train), or --data and --data_root, or --stats, an npz file with mu and sigma as pytorch-fid
+writes (which has no spectrum). Images stream through: memory does not grow with --n but by the few
+numbers per image of the detail metrics. An interrupted evaluation goes on where it was.
 """
 
 import argparse
@@ -159,7 +159,9 @@ def main(arguments: list[str] | None = None) -> None:
     """
     args = build_parser().parse_args(arguments)
 
-    from uvit_lit.generation import Generation, set_skips
+    import torch
+
+    from uvit_lit.generation import Cell, Generation, set_skips
     from uvit_lit.metrics import estimate
     from uvit_lit.reference import data_spectrum, find_pixels, load_reference
 
@@ -205,31 +207,33 @@ def main(arguments: list[str] | None = None) -> None:
         }
         out = generation.directory(args.out, "evaluation", identity)
 
-    details, results = {}, []
+    paired: dict[Cell, dict[str, torch.Tensor]] = {}  # numbers of images, or of blocks of them
+    results = []
     with checked_input(), generation.bar(len(cells), desc="evaluate") as bar:
         for cell in cells:
             set_skips(generation.model, args, **cell._asdict())
             distances = None if reference is None else Distances(reference, metrics)
             state = out / f"{cell.stem()}.state"
-            details[cell] = measure(generation, distances, extract, "detail" in metrics, state, bar)
+            details = measure(generation, distances, extract, "detail" in metrics, state, bar)
             if not generation.devices.is_main:
                 continue
             values: dict[str, Any] = {}
-            for name, value in (distances.compute() if distances else {}).items():
-                values[name_of(name, args.features)] = plain(value)
-            for name, numbers in details[cell].items():
-                values[name] = plain(estimate(numbers))
+            computed = distances.compute() if distances else {}
+            measured = {name_of(name, args.features): v for name, v in computed.items()} | details
+            paired[cell] = {name: v for name, v in measured.items() if torch.is_tensor(v)}
+            for name, value in measured.items():
+                values[name] = plain(estimate(value) if torch.is_tensor(value) else value)
                 if name in spectrum:
-                    values[f"{name}, above the data"] = plain(estimate(numbers - spectrum[name]))
+                    values[f"{name}, above the data"] = plain(estimate(value - spectrum[name]))
             results.append({"cell": cell._asdict(), "values": values})
     if not generation.devices.is_main:
         return
     for cell, result in zip(cells, results, strict=True):
         neutral = (cell._replace(s=s, b=b) for s, b in product((1.0, None), (1.0, None)))
-        reference_cell = next((other for other in neutral if other in details), cell)
+        reference_cell = next((other for other in neutral if other in paired), cell)
         if reference_cell != cell:
-            for name, numbers in details[cell].items():
-                difference = plain(estimate(numbers - details[reference_cell][name]))
+            for name, numbers in paired[cell].items():
+                difference = plain(estimate(numbers - paired[reference_cell][name]))
                 result["values"][f"{name}, difference"] = difference
     with checked_input():
         report = {**identity, "results": results}

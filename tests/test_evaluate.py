@@ -18,7 +18,7 @@ from uvit_lit.distances import BLOCK, Distances, Reference
 from uvit_lit.features import Features, load_features
 from uvit_lit.folder import load_folder
 from uvit_lit.generation import Generation
-from uvit_lit.metrics import band_decibels
+from uvit_lit.metrics import band_decibels, estimate
 from uvit_lit.sampler import to_uint8
 from uvit_lit.shapes import draw_shapes
 
@@ -58,9 +58,10 @@ def test_the_frechet_distance_of_shifted_gaussians():
 
 def test_kid_is_zero_for_equal_distributions_and_grows_with_the_damage():
     real, alike = vectors(5000), vectors(5000, seed=1)
-    mean, low, high = distances(real, alike, ["kid"])["kid"]
+    mean, low, high = estimate(distances(real, alike, ["kid"])["kid"])
     assert low < 0 < high
-    near, far = (distances(real, vectors(5000, shift, 2), ["kid"])["kid"] for shift in (0.3, 0.6))
+    near, far = (estimate(distances(real, vectors(5000, shift, 2), ["kid"])["kid"])
+                 for shift in (0.3, 0.6))  # fmt: skip
     assert mean < near.low
     assert near.high < far.low
 
@@ -74,7 +75,7 @@ def test_kid_is_that_of_torchmetrics():
     theirs = KernelInceptionDistance(feature=network, subsets=1, subset_size=100)
     theirs.update(real, real=True)
     theirs.update(generated, real=False)
-    ours = distances(real, generated, ["kid"])["kid"].mean
+    ours = distances(real, generated, ["kid"])["kid"].item()
     expected = float(theirs.compute()[0])  # in float32, in a random order
     assert ours == pytest.approx(expected, abs=3e-6)
 
@@ -84,7 +85,7 @@ def test_kid_of_few_images_is_unbiased(real, generated):
     """The mean over many draws; of sets of unequal sizes torchmetrics' formula is far above 0."""
     draws = [distances(vectors(real, seed=k), vectors(generated, seed=1000 + k), ["kid"])
              for k in range(40)]  # fmt: skip
-    means = torch.tensor([draw["kid"].mean for draw in draws])
+    means = torch.tensor([draw["kid"].mean() for draw in draws])
     assert abs(means.mean()) < 4 * means.std() / len(means) ** 0.5
     assert means.std() < 0.6
 
@@ -159,6 +160,12 @@ def test_names_say_the_features_and_differences_are_paired(run):
     difference = low["total_variation, difference"]["mean"]
     expected = low["total_variation"]["mean"] - neutral["total_variation"]["mean"]
     assert difference == pytest.approx(expected)
+    results = run("--s", "0.2,1", "--metrics", "kid", "--n", "72")["results"]
+    low, neutral = (result["values"] for result in results)
+    kid = "kid_test_evaluate:moments"
+    difference = low[f"{kid}, difference"]  # of three blocks of as many images as there are real
+    assert difference["mean"] == pytest.approx(low[kid]["mean"] - neutral[kid]["mean"])
+    assert difference["low"] < difference["mean"] < difference["high"]
     assert (report["images"], report["first_seed"], report["steps"]) == (12, 0, 2)
     assert len(report["checkpoint_sha256"]) == 64
 
@@ -370,7 +377,7 @@ def test_kid_of_real_features_is_zero_for_real_images_and_grows_with_the_damage(
     def kid(damaged):
         stream = Distances(measured, {"kid"})
         stream.update(extract(damaged))
-        return stream.compute()["kid"]
+        return estimate(stream.compute()["kid"])
 
     mean, low, high = kid(others)
     assert low < 0 < high
