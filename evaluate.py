@@ -174,8 +174,6 @@ def main(arguments: list[str] | None = None) -> None:
         if metrics == {"detail"} and (args.stats or args.save_stats):
             raise ValueError("stats and save_stats are of no use to the detail metrics alone; "
                              "accepted with: fid, kid, precision_recall")  # fmt: skip
-        if "precision_recall" in metrics and args.n < 4:
-            raise ValueError(f"n is {args.n}; accepted with precision_recall: at least 4")
         generation = Generation.from_options(args)
         cells = generation.cells(args)
         generation.launch()
@@ -183,9 +181,13 @@ def main(arguments: list[str] | None = None) -> None:
         pixels = find_pixels(args, generation, metrics)
         spectrum = data_spectrum(pixels) if "detail" in metrics and pixels is not None else {}
         if metrics - {"detail"}:
-            from uvit_lit.distances import Distances
+            from uvit_lit.distances import NEIGHBOURS, Distances
             from uvit_lit.features import load_features
 
+            if "precision_recall" in metrics and args.n <= NEIGHBOURS:
+                raise ValueError(
+                    f"n is {args.n}; accepted with precision_recall: more than {NEIGHBOURS}"
+                )
             extract = load_features(args.features, generation.devices, args.inception_weights)
             reference, reference_hash = load_reference(args, extract, generation, pixels)
             Distances(reference, metrics)

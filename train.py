@@ -114,7 +114,7 @@ def check_run(cli: TrainCLI) -> None:
             f"max_steps is {trainer.max_steps}, max_epochs {trainer.max_epochs}; a run is counted "
             "in optimiser steps: set --trainer.max_steps and leave max_epochs at -1"
         )
-    if trainer.limit_train_batches != 1 and not trainer.fast_dev_run:
+    if trainer.limit_train_batches != 1:
         raise ValueError("limit_train_batches would repeat the same batches; leave it out, and set "
                          "--trainer.max_steps")  # fmt: skip
     if trainer.accumulate_grad_batches < 1:

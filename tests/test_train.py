@@ -311,8 +311,8 @@ def test_what_was_learned_starts_as_it_was_where_it_fits(folder, capsys):
     smooth, notes = difference(**same, t_coefficients=3)
     assert smooth < 1e-5
     assert notes == 0
-    other = DiffusionModule(**LIKE_TRAINED, filter="chebyshev", init_from=str(path)).denoiser
-    assert other.backbone.long_skips[0].settings.s == pytest.approx(0.9)
+    family = DiffusionModule(**LIKE_TRAINED, filter="chebyshev", init_from=str(path)).denoiser
+    assert family.backbone.long_skips[0].settings.s == pytest.approx(0.9)
     for other in ({"filter": "butterworth", "learn_b": True, "order": 5},
                   {"filter": "chebyshev", "s": 1.0, "learn_b": True}, {}):  # fmt: skip
         changed, notes = difference(**other)

@@ -108,7 +108,7 @@ def load_reference(
         The reference, and a hash of what it is of.
 
     Raises:
-        ValueError: If the file does not fit the features.
+        ValueError: If the file does not fit the features, or there are fewer than 2 images.
     """
     if pixels is None:
         reference = Reference.read(args.stats)
