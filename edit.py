@@ -87,7 +87,8 @@ def main(arguments: list[str] | None = None) -> None:
     from uvit_lit.autoencoder import check_latents
     from uvit_lit.checkpoint import load_model
     from uvit_lit.devices import choose_device
-    from uvit_lit.generation import choose_labels, describe, find_autoencoder, set_skips, stem_of
+    from uvit_lit.generation import choose_labels, find_autoencoder
+    from uvit_lit.overrides import describe, set_skips, stem_of
     from uvit_lit.sampler import check_solver, invert, regenerate, to_uint8
 
     with checked_input():

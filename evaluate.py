@@ -161,8 +161,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     import torch
 
-    from uvit_lit.generation import Cell, Generation, set_skips
+    from uvit_lit.generation import Generation
     from uvit_lit.metrics import estimate
+    from uvit_lit.overrides import Cell, set_skips
     from uvit_lit.reference import data_spectrum, find_pixels, load_reference
 
     with checked_input():

@@ -67,7 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
     """
     args = build_parser().parse_args(arguments)
 
-    from uvit_lit.generation import Generation, set_skips, stem_of
+    from uvit_lit.generation import Generation
+    from uvit_lit.overrides import set_skips, stem_of
 
     with checked_input():
         generation = Generation.from_options(args)

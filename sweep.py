@@ -21,7 +21,8 @@ if TYPE_CHECKING:  # heavy: imported after the arguments are parsed
     from torch import Tensor
     from tqdm import tqdm
 
-    from uvit_lit.generation import Cell, Generation
+    from uvit_lit.generation import Generation
+    from uvit_lit.overrides import Cell
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,7 +43,7 @@ def draw(
     """Images of a cell, (images, 3, H, W) uint8: those at ``path`` if made alike, else new ones."""
     import torch
 
-    from uvit_lit.generation import set_skips
+    from uvit_lit.overrides import set_skips
 
     set_skips(generation.model, args, **cell._asdict())
     parameters = generation.parameters(args)
@@ -61,8 +62,8 @@ def draw(
 
 def table(values: "dict[Cell, dict[str, Tensor]]") -> str:
     """CSV: one row per cell and metric."""
-    from uvit_lit.generation import Cell
     from uvit_lit.metrics import estimate
+    from uvit_lit.overrides import Cell
 
     text = io.StringIO()
     writer = csv.writer(text)
@@ -89,8 +90,9 @@ def main(arguments: list[str] | None = None) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     from uvit_lit.figures import plot_cell_spectra, plot_cells, save_figure
-    from uvit_lit.generation import Cell, Generation
+    from uvit_lit.generation import Generation
     from uvit_lit.metrics import detail
+    from uvit_lit.overrides import Cell
 
     with checked_input():
         generation = Generation.from_options(args)

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from uvit_lit.classes import find_class
 from uvit_lit.denoiser import Guided
 from uvit_lit.devices import Devices, choose_device, count_devices
 from uvit_lit.files import file_hash
+from uvit_lit.overrides import Cell, describe, set_skips
 from uvit_lit.presets import preset_settings
 from uvit_lit.sampler import autocast, check_solver, count_calls, sample, to_uint8
 
@@ -49,63 +50,6 @@ def find_autoencoder(
     """
     name = name or model.data.get("autoencoder")
     return None if name is None else load_autoencoder(name, device)
-
-
-def set_skips(model: Model, args: argparse.Namespace, **settings: Any) -> None:
-    """Override what acts on the long skips: by a preset, by the options, by ``settings``.
-
-    Raises:
-        ValueError: If a value is outside its range or a list has the wrong length.
-    """
-    names = ("s", "b", "filter", "cutoff", "order", "ripple", "attenuation", "b_channels")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    preset = preset_settings(args.preset) if getattr(args, "preset", None) else {}
-    chosen = {**preset, **given, **settings}
-    if args.t_range and len(args.t_range) != 2:
-        raise ValueError(f"t_range has {len(args.t_range)} values; accepted: two, first and last")
-    t_range = tuple(args.t_range) if args.t_range else None
-    model.denoiser.set_skips(t_range=t_range, t_fade=args.t_fade, **chosen)
-
-
-def stem_of(model: Model, args: argparse.Namespace, *more: str) -> str:
-    """Name of what comes out: the run or file of the model, the settings given, and ``more``."""
-    parts = [model.name, *([args.preset] if args.preset else [])]
-    for knob in ("s", "b"):
-        if values := getattr(args, knob):
-            parts.append(knob + "-".join(f"{value:g}" for value in values))
-    return "_".join([*parts, *more])
-
-
-def describe(model: Model, args: argparse.Namespace) -> dict[str, Any]:
-    """The model and the settings of its skips in force, as plain data."""
-    long_skips = model.denoiser.backbone.long_skips
-    return {
-        "ckpt": model.ckpt,
-        "training_steps": model.step,
-        "img_size": model.image_shape[-1],
-        "num_heads": model.arguments["num_heads"],
-        "schedule": model.denoiser.schedule.name,
-        "prediction": model.denoiser.prediction,
-        "long_skips": [vars(long_skip.settings) for long_skip in long_skips],
-        "t_range": args.t_range,
-        "t_fade": args.t_fade,
-    }
-
-
-class Cell(NamedTuple):
-    """Settings of all long skips in one cell; None is as trained."""
-
-    filter: str | None
-    cutoff: float | None
-    s: float | None
-    b: float | None
-
-    def stem(self) -> str:
-        """Name of its files."""
-        numbers = {"cutoff": self.cutoff, "s": self.s, "b": self.b}
-        given = {name: str(v).removesuffix(".0") for name, v in numbers.items() if v is not None}
-        parts = [name + value for name, value in given.items()]
-        return "_".join(filter(None, [self.filter, *parts])) or "as_trained"
 
 
 @dataclass
