@@ -1,9 +1,9 @@
 """Change the level of detail of a real image.
 
-The image is followed back to the noise that makes it (DDIM inversion), reconstructed from there at
-s = 1, b = 1, and generated again at another s and b. With --mask, a picture that is white where the
-image may change, the rest stays as it is; the mask is read on the grid of the tokens. The PNG shows
-image, reconstruction, (mask) and result side by side; the errors are printed.
+The image is followed back to the noise that makes it (DDIM inversion) and reconstructed from there,
+both with the model as trained, and generated again at another s and b. With --mask, a picture that
+is white where the image may change, the rest stays as it is; the mask is read on the grid of the
+tokens. The PNG shows image, reconstruction, (mask) and result side by side; the errors are printed.
 """
 
 import argparse
@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
     x0 = x0.to(device)
     y = None if labels is None else torch.tensor(labels, device=device)
     with checked_input(), tqdm(total=3 * args.steps, unit="step") as bar:
-        denoiser.set_skips(s=1.0, b=1.0)
+        denoiser.set_skips()
         path = invert(denoiser, x0, y, args.steps, args.t_min, bar)
         reconstruction = to_pixels(regenerate(denoiser, path, y, args.t_min, bar))
         set_skips(model, args)

@@ -76,4 +76,7 @@ def test_the_snr_weighs_the_error_of_x0_alike_whatever_is_predicted(prediction):
     off = (x_t - alpha[:, None] * (x0 + error)) / sigma[:, None]  # the noise that x0 + error means
     difference = denoiser.target(x0 + error, off, t) - denoiser.target(x0, eps, t)
     weighed = denoiser.snr_weight(t, 5.0) * difference.square().mean(1)
-    torch.testing.assert_close(weighed, (alpha / sigma).square().clamp(1, 5) * 0.01)
+    lowest = 0 if prediction == "eps" else 1  # whose weight would have no bound
+    torch.testing.assert_close(weighed, (alpha / sigma).square().clamp(lowest, 5) * 0.01)
+    weights = denoiser.snr_weight(torch.linspace(0, 1, 100), 5.0)
+    assert 0 <= weights.min() <= weights.max() <= 5

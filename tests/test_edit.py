@@ -10,7 +10,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from edit import main
+from uvit_lit.checkpoint import load_model
 from uvit_lit.denoiser import Denoiser
+from uvit_lit.layouts import write_safetensors
 from uvit_lit.sampler import invert, regenerate
 
 BAR = tqdm(disable=True)
@@ -100,6 +102,18 @@ def test_the_command_writes_a_picture_and_its_errors(trained, picture, tmp_path,
     assert parameters["long_skips"][0]["s"] == 0.3
     tile = 128 + 4
     assert Image.open(written).size == (4 * tile, tile)
+
+
+def test_a_model_with_a_filter_is_inverted_as_it_was_trained(trained, picture, tmp_path, capsys):
+    """Nothing overridden, what is regenerated is the reconstruction."""
+    weights = load_model(trained).weights
+    weights.arguments |= {"filter": "step", "s": 0.1}
+    write_safetensors(weights, tmp_path / "filtered.safetensors")
+    main([str(picture), "--ckpt", str(tmp_path / "filtered.safetensors"), "--steps", "3",
+          "--out", str(tmp_path / "out")])  # fmt: skip
+    _, reconstruction, result = np.split(np.array(Image.open(capsys.readouterr().out.split()[-1])),
+                                         3, axis=1)  # fmt: skip
+    assert np.array_equal(reconstruction, result)
 
 
 @pytest.mark.parametrize(

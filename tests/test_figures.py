@@ -165,6 +165,17 @@ def test_runs_are_compared_in_a_table(trained, capsys, tmp_path):
     assert 0 < float(cells["validation loss"]) < 2
     assert 0 < float(cells["training loss"]) < 2
     assert float(cells["images/s"]) > 0
-    status, line = error_line(capsys, compare.main, [str(tmp_path)])
-    assert status == 2
-    assert "holds no run" in line
+    losses = []
+    for steps in ("0,4", "4,8"):
+        compare.main([str(run), "--steps", steps])
+        _, _, row, *_ = capsys.readouterr().out.splitlines()
+        losses.append(float(row.split(" | ")[2]))
+    assert losses[0] > losses[1]  # it learns
+    for wrong, message in (
+        ([str(tmp_path)], "holds no run"),
+        ([str(run), "--steps", "8,9"], "logged no training loss at steps 8 to 9"),
+        ([str(run), "--steps", "4"], "steps has 1 values; accepted: two"),
+    ):
+        status, line = error_line(capsys, compare.main, wrong)
+        assert status == 2
+        assert message in line

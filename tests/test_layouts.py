@@ -456,7 +456,7 @@ def test_class_names():
     assert find_class("macaw", imagenet) == 88
     assert find_class("Balloon", imagenet) == 417
     assert find_class("cardigan", imagenet) == 474  # the Cardigan is a dog
-    assert find_class("3", imagenet) == 3
+    assert find_class("3", imagenet) == find_class(3, imagenet) == 3
     assert class_names(10) == CIFAR10
     assert class_names(3) == ["0", "1", "2"]
     with pytest.raises(ValueError, match="arctic fox"):

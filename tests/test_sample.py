@@ -15,7 +15,7 @@ from PIL import Image
 
 from sample import main
 from uvit_lit import generate, load_model
-from uvit_lit.presets import PRESETS
+from uvit_lit.presets import PRESETS, preset_settings
 
 
 @pytest.fixture
@@ -95,7 +95,8 @@ def test_half_precision_is_close_and_in_the_parameters(sample, trained):
 def test_generate_takes_every_preset(trained, name):
     model = load_model(trained)
     named = generate(model, 2, steps=2, preset=name, progress=False)
-    assert torch.equal(named, generate(model, 2, steps=2, progress=False, **PRESETS[name]))
+    settings = preset_settings(name, 4)
+    assert torch.equal(named, generate(model, 2, steps=2, progress=False, **settings))
     plain = generate(model, 2, steps=2, progress=False)
     assert torch.equal(named, plain) == (name == "neutral")
 

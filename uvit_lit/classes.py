@@ -26,12 +26,13 @@ def class_names(count: int) -> list[str]:
     return [str(k) for k in range(count)]
 
 
-def find_class(name: str, known: list[str]) -> int:
+def find_class(name: str | int, known: list[str]) -> int:
     """Label of a class by its name, then by its name in any case, or by its number.
 
     Raises:
         ValueError: If there is none; it names those that are close, or all where they are few.
     """
+    name = str(name)
     if name in known:
         return known.index(name)
     names = [other.lower() for other in known]

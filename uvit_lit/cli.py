@@ -75,7 +75,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--order", type=int, help="order of butterworth, chebyshev and chebyshev2, 1 to 12")
     add("--ripple", type=float, help="passband ripple of chebyshev in dB, 0.05 to 6")
     add("--attenuation", type=float, help="stopband attenuation of chebyshev2 in dB, 10 to 80")
-    add("--b_channels", type=float, help="fraction of channels that b amplifies (default: all)")
+    add(
+        "--b_channels",
+        type=float,
+        help="fraction of channels that b amplifies (default: as trained)",
+    )
     add("--t_range", type=comma_list(float), help="first,last t in [0, 1] at which s and b act; "
         "1 is noise")  # fmt: skip
     add("--t_fade", type=float, default=0.0, help="width in t of a smooth edge of t_range "
@@ -91,7 +95,8 @@ def add_skip_options(parser: argparse.ArgumentParser) -> None:
         f"{name}: {', '.join(f'{key} {value}' for key, value in settings.items())}"
         for name, settings in PRESETS.items()
     )
-    add("--preset", help=f"settings by name ({named}); other options come before them")
+    add("--preset", help=f"settings by name ({named}, cutoff one frequency); other options come "
+        "before them")  # fmt: skip
     add("--s", type=floats, help="skip scale, at least 0; 1 is no change (default: as trained)")
     add("--b", type=floats, help="backbone scale, at least 0; 1 is no change (default: as trained)")
     add("--filter", help="low-pass that s scales: step, butterworth, chebyshev, chebyshev2, "

@@ -1,9 +1,10 @@
 """Compare finished training runs: losses, what the long skips learned, and their evaluations.
 
 ``python -m uvit_lit.compare runs/a_0 runs/a_1 runs/b_0 runs/b_1`` prints two Markdown tables. The
-first has one row per run: the training loss (over all batches of the last quarter of the run, the
-quarters of t weighing the same), the last validation loss, the speed (median of what was logged),
-and s and cutoff of every long skip with the averaged weights, outermost first, averaged over t.
+first has one row per run: the training loss (over all batches of the last quarter of the run, or of
+--steps; the quarters of t weighing the same), the last validation loss, the speed (median of what
+was logged), and s and cutoff of every long skip with the averaged weights, outermost first,
+averaged over t.
 
 In the second, runs of the same name up to ``_SEED`` are one recipe, and those of the same seed are
 paired. It has a row per number: the losses, also by quarter of t, and what evaluate.py measured of
@@ -26,7 +27,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from uvit_lit.checkpoint import Model, load_model
-from uvit_lit.cli import Parser, checked_input
+from uvit_lit.cli import Parser, checked_input, comma_list
 from uvit_lit.figures import FREQUENCY_LABEL, figure_format, gain_curves, save_figure
 from uvit_lit.files import file_hash
 from uvit_lit.metrics import estimate
@@ -90,11 +91,18 @@ def read_reports(directory: Path) -> list[dict[str, Any]]:
     return reports
 
 
-def read_run(directory: Path, reports: Sequence[dict[str, Any]]) -> Run:
+def read_run(
+    directory: Path, reports: Sequence[dict[str, Any]], steps: Sequence[int] | None = None
+) -> Run:
     """Read the newest version of a run.
 
+    Args:
+        directory: Its directory, with a sub-directory for each version.
+        reports: From ``read_reports``; those of its last checkpoint belong to it.
+        steps: First step of the training loss and the one after the last; None is the last quarter.
+
     Raises:
-        ValueError: If the directory holds no finished version of a run.
+        ValueError: If the directory holds no finished version of a run, or no loss at those steps.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -105,10 +113,18 @@ def read_run(directory: Path, reports: Sequence[dict[str, Any]]) -> Run:
             f"{directory} holds no run of train.py: no version_*/checkpoints/last.ckpt"
         )
     events = EventAccumulator(str(path.parents[1])).Reload()
-    logged = {tag: [e.value for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    scalars = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+    logged = {tag: [event.value for event in of_tag] for tag, of_tag in scalars.items()}
     values = {}
-    quarters = [values[-max(len(values) // 4, 1) :] for tag, values in logged.items()
-                if tag.startswith("train/loss_t_")]  # fmt: skip
+    quarters = [
+        logged[tag][-max(len(of_tag) // 4, 1) :]
+        if steps is None
+        else [event.value for event in of_tag if steps[0] <= event.step < steps[1]]
+        for tag, of_tag in scalars.items()
+        if tag.startswith("train/loss_t_")
+    ]
+    if steps is not None and not all(quarters):
+        raise ValueError(f"{directory} logged no training loss at steps {steps[0]} to {steps[1]}")
     if quarters:
         values["training loss"] = statistics.fmean(map(statistics.fmean, quarters))
     if "val/loss" in logged:
@@ -247,6 +263,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("runs", nargs="+", type=Path, help="directories below runs/")
     parser.add_argument("--results", type=Path, help="directory with what evaluate.py wrote "
                         "(default: samples, where it is)")  # fmt: skip
+    parser.add_argument("--steps", type=comma_list(int), help="first,last: steps of the training "
+                        "loss (default: the last quarter of the run)")  # fmt: skip
     parser.add_argument("--figure", type=Path, help="file to draw to: .png, .pdf or .svg")
     return parser
 
@@ -263,8 +281,10 @@ def main(arguments: list[str] | None = None) -> None:
             figure_format(args.figure)  # refused before the work
         if args.results is not None and not args.results.is_dir():
             raise ValueError(f"results is {args.results}, which is no directory")
+        if args.steps is not None and len(args.steps) != 2:
+            raise ValueError(f"steps has {len(args.steps)} values; accepted: two, first and last")
         reports = read_reports(args.results or Path("samples"))
-        runs = [read_run(directory, reports) for directory in dict.fromkeys(args.runs)]
+        runs = [read_run(directory, reports, args.steps) for directory in dict.fromkeys(args.runs)]
         check_alike(runs)
         recipes = by_recipe(runs)
         first, *others = recipes

@@ -101,7 +101,8 @@ class Denoiser(nn.Module):
         """Weight of the loss that is the SNR, clipped to [1, largest], on the error of x_0.
 
         The plain losses of eps, x0 and v weigh that error by SNR, 1 and SNR + 1: without a bound
-        above for eps and v, and with next to nothing for much noise (eps) or little noise (x0).
+        above for eps and v, and with next to nothing for little noise (x0). For eps there is no
+        bound below: near pure noise no weight of the noise's error makes up for an SNR of 0.
 
         Args:
             t: (batch,) times in [0, 1].
@@ -116,7 +117,9 @@ class Denoiser(nn.Module):
         """
         alpha, sigma = self.schedule.alpha_sigma(t)
         snr = (alpha / sigma.clamp_min(1e-6)).square()
-        plain = {"eps": snr, "x0": torch.ones_like(snr), "v": snr + 1}[self.prediction]
+        if self.prediction == "eps":
+            return (largest / snr).clamp(max=1)
+        plain = 1 if self.prediction == "x0" else snr + 1
         return snr.clamp(1, largest) / plain
 
     def set_skips(

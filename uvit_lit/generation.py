@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -24,7 +25,7 @@ from uvit_lit.presets import preset_settings
 from uvit_lit.sampler import autocast, check_solver, count_calls, sample, to_uint8
 
 
-def choose_labels(model: Model, classes: list[str] | None, n: int) -> list[int] | None:
+def choose_labels(model: Model, classes: Sequence[str | int] | None, n: int) -> list[int] | None:
     """Label of each image: the chosen classes, by name or number, take turns.
 
     Raises:
@@ -33,7 +34,9 @@ def choose_labels(model: Model, classes: list[str] | None, n: int) -> list[int] 
     known = model.class_names
     if not known:
         if classes:
-            raise ValueError(f"this model has no classes: {', '.join(classes)} cannot be chosen")
+            raise ValueError(
+                f"this model has no classes: {', '.join(map(str, classes))} cannot be chosen"
+            )
         return None
     labels = [find_class(name, known) for name in classes] if classes else range(len(known))
     return [labels[k % len(labels)] for k in range(n)]
@@ -238,7 +241,7 @@ def generate(
     n: int = 16,
     *,
     seed: int = 0,
-    classes: list[str] | None = None,
+    classes: Sequence[str | int] | None = None,
     cfg: float = 1.0,
     solver: str = "dpmpp",
     steps: int = 25,
@@ -276,7 +279,9 @@ def generate(
     Raises:
         ValueError: If a value is outside its range or does not fit the model.
     """
-    model.denoiser.set_skips(**{**(preset_settings(preset) if preset else {}), **skips})
+    tokens = model.denoiser.backbone.grid[0]
+    named = preset_settings(preset, tokens) if preset else {}
+    model.denoiser.set_skips(**{**named, **skips})
     labels = choose_labels(model, classes, n)
     devices = Devices(next(model.denoiser.parameters()).device)
     seeds = list(range(seed, seed + n))

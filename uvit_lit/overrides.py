@@ -15,7 +15,8 @@ def set_skips(model: Model, args: argparse.Namespace, **settings: Any) -> None:
     """
     names = ("s", "b", "filter", "cutoff", "order", "ripple", "attenuation", "b_channels")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    preset = preset_settings(args.preset) if getattr(args, "preset", None) else {}
+    tokens = model.denoiser.backbone.grid[0]
+    preset = preset_settings(args.preset, tokens) if getattr(args, "preset", None) else {}
     chosen = {**preset, **given, **settings}
     if args.t_range and len(args.t_range) != 2:
         raise ValueError(f"t_range has {len(args.t_range)} values; accepted: two, first and last")

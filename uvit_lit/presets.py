@@ -11,18 +11,23 @@ PRESETS: dict[str, dict[str, Any]] = {
     "medium": {"s": 0.6, "b": 1.2},
     "strong": {"s": 0.2, "b": 1.4},
     # FreeU's box, channels, and the s and b of its first stage, on every skip; the cutoff is its
-    # threshold of one frequency on a grid of 8 x 8 tokens
-    "freeu": {"filter": "freeu_box", "cutoff": 0.25, "s": 0.9, "b": 1.2, "b_channels": 0.5},
+    # threshold of one frequency, which depends on the grid
+    "freeu": {"filter": "freeu_box", "s": 0.9, "b": 1.2, "b_channels": 0.5},
 }
 """Name of each preset and what it sets; what is named beside a preset comes before it."""
 
 
-def preset_settings(name: str) -> dict[str, Any]:
+def preset_settings(name: str, tokens: int) -> dict[str, Any]:
     """Settings of a preset.
+
+    Args:
+        name: One of ``PRESETS``.
+        tokens: Side of the model's token grid.
 
     Raises:
         ValueError: If there is no such preset.
     """
     if name not in PRESETS:
         raise ValueError(f"preset is {name!r}; accepted: {', '.join(PRESETS)}")
-    return PRESETS[name]
+    one_frequency = {"cutoff": 2 / tokens} if name == "freeu" else {}
+    return {**PRESETS[name], **one_frequency}
