@@ -2,12 +2,13 @@
 
 --metrics fid,kid,precision_recall,detail. Only what Inception's features give is called FID; with
 other --features the same formula is called Frechet distance, and every name says the features.
-KID and the detail metrics have 95 % intervals, also of the difference to the cell with s = 1, b = 1
-(else to the one with either as trained), paired by seed: of KID by blocks of 100 images. The power
-of each band has its distance to the data's. The reference is the data that the model was trained on
-(--split train), or --data and --data_root, or --stats, an npz file with mu and sigma as pytorch-fid
-writes (which has no spectrum). Images stream through: memory does not grow with --n but by the few
-numbers per image of the detail metrics. An interrupted evaluation goes on where it was.
+KID (of blocks of 100 images, each against as many real ones) and the detail metrics have 95 %
+intervals, also of the difference to the cell with s = 1, b = 1 (else to the one with either as
+trained), paired by seed. The power of each band has its distance to the data's. The reference is
+the data that the model was trained on (--split train), or --data and --data_root, or --stats, an
+npz file with mu and sigma as pytorch-fid writes (which has no spectrum). Images stream through:
+memory does not grow with --n but by the few numbers per image of the detail metrics. An interrupted
+evaluation goes on where it was.
 """
 
 import argparse
