@@ -147,7 +147,7 @@ COMMANDS = [
     shlex.split(Template(line).safe_substitute(variables), comments=True)
     for page in PAGES
     for variables in [
-        {"filter": "chebyshev", "cutoff": "0.4", "s": "1", "seed": "1"}
+        {"filter": "chebyshev", "cutoff": "0.4", "s": "1", "seed": "1", "steps": "1,2"}
         | dict(re.findall(r'^ *(\w+)="(.*)"$', page, re.M))
     ]
     for line in re.findall(
