@@ -16,7 +16,6 @@ import json
 import math
 from contextlib import suppress
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +44,7 @@ SAVE_EVERY = 8  # batches
 def build_parser() -> argparse.ArgumentParser:
     """Options of evaluate.py."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_cell_options(parser)
+    add_cell_options(parser, s="trained", b="trained")
     add = parser.add_argument
     add("--metrics", type=comma_list(str), default=["kid", "detail"],
         help=f"any of {','.join(METRICS)} (default: kid,detail)")  # fmt: skip
@@ -233,11 +232,10 @@ def main(arguments: list[str] | None = None) -> None:
     if not generation.devices.is_main:
         return
     for cell, result in zip(cells, results, strict=True):
-        neutral = (cell._replace(s=s, b=b) for s, b in product((1.0, None), (1.0, None)))
-        reference_cell = next((other for other in neutral if other in paired), cell)
-        if reference_cell != cell:
+        unchanged = cell.unchanged(paired)
+        if unchanged is not None and unchanged != cell:
             for name, numbers in paired[cell].items():
-                difference = plain(estimate(numbers - paired[reference_cell][name]))
+                difference = plain(estimate(numbers - paired[unchanged][name]))
                 result["values"][f"{name}, difference"] = difference
     with checked_input():
         report = {**identity, "results": results}

@@ -3,8 +3,9 @@
 --s 0.2,0.6,1.0 are the rows, --b 1.0,1.2,1.4 the columns; several values of --cutoff or --filter
 make one figure each. The directory below --out holds the figures, the cells as images, and
 detail.csv with the mean of every detail metric and its 95 % interval over the images; where the
-sweep has s = 1, b = 1, also the difference to it, paired by seed. A cell that is there already is
-not computed again, so an interrupted sweep goes on, and more values can be added later.
+sweep has s = 1, b = 1 (else one with either as trained) also the difference to it, paired by seed.
+A cell that is there already is not computed again, so an interrupted sweep goes on, and more values
+can be added later.
 """
 
 import argparse
@@ -28,7 +29,7 @@ if TYPE_CHECKING:  # heavy: imported after the arguments are parsed
 def build_parser() -> argparse.ArgumentParser:
     """Options of sweep.py."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_cell_options(parser, s=[0.2, 0.6, 1.0], b=[1.0, 1.2, 1.4])
+    add_cell_options(parser, s="0.2,0.6,1", b="1,1.2,1.4")
     add_sampling_options(parser, n=8)
     return parser
 
@@ -70,11 +71,11 @@ def table(values: "dict[Cell, dict[str, Tensor]]") -> str:
     ends = ("mean", "low", "high")
     writer.writerow([*Cell._fields, "metric", "images", *ends, *(f"difference_{e}" for e in ends)])
     for cell, metrics in values.items():
-        neutral = values.get(cell._replace(s=1.0, b=1.0))
+        unchanged = cell.unchanged(values)
         for name, numbers in metrics.items():
             row = [*cell, name, len(numbers), *(f"{x:.6g}" for x in estimate(numbers))]
-            if neutral is not None:
-                row += [f"{x:.6g}" for x in estimate(numbers - neutral[name])]
+            if unchanged is not None:
+                row += [f"{x:.6g}" for x in estimate(numbers - values[unchanged][name])]
             writer.writerow(row)
     return text.getvalue()
 
@@ -122,8 +123,13 @@ def main(arguments: list[str] | None = None) -> None:
         for low_pass, cutoff in product(args.filter, args.cutoff):
             chosen = {(c.s, c.b): images[c] for c in cells if c[:2] == (low_pass, cutoff)}
             suffix = Cell(low_pass, cutoff, 1, 1).stem().removesuffix("s1_b1").rstrip("_")
-            for name, plot in (("grid", plot_cells), ("spectra", plot_cell_spectra)):
-                figure = plot(chosen, f"{suffix}; {note}" if suffix else note)
+            text = f"{suffix}; {note}" if suffix else note
+            unchanged = Cell(low_pass, cutoff, None, None).unchanged(images)
+            scales = unchanged and (unchanged.s, unchanged.b)
+            for name, figure in (
+                ("grid", plot_cells(chosen, text)),
+                ("spectra", plot_cell_spectra(chosen, text, scales)),
+            ):
                 save_figure(figure, out / ("_".join(filter(None, [name, suffix])) + ".png"))
                 writer.add_figure(f"sweep/{name} {suffix}".strip(), figure)
         writer.close()

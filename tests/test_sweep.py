@@ -57,6 +57,15 @@ def test_it_writes_figures_cells_and_a_table(sweep):
             assert float(row["difference_mean"]) == 0
 
 
+def test_what_was_trained_can_be_a_cell_and_what_the_others_are_compared_with(sweep):
+    table = rows(sweep("--s", "trained,0.2", "--b", "1"))
+    differences = {
+        s: [float(row["difference_mean"]) for row in table if row["s"] == s] for s in ("", "0.2")
+    }
+    assert not any(differences[""])
+    assert any(differences["0.2"])
+
+
 def test_a_cell_is_what_sample_draws_and_the_table_measures_it(sweep, trained, tmp_path, capsys):
     out = sweep("--s", "0.4", "--b", "1.2")
     sample_main(["--ckpt", str(trained), "--steps", "2", "--n", "3", "--s", "0.4", "--b", "1.2",

@@ -128,24 +128,18 @@ def scale(text: str) -> float | None:
     return None if text == "trained" else float(text)
 
 
-def add_cell_options(
-    parser: argparse.ArgumentParser, s: list[float] | None = None, b: list[float] | None = None
-) -> None:
+def add_cell_options(parser: argparse.ArgumentParser, s: str, b: str) -> None:
     """Add the options of a grid over the settings of the skips.
 
     Args:
         parser: Where to add them.
-        s: Skip scales by default; None is as trained, which can be asked for then.
+        s: Skip scales by default, as on the command line.
         b: Backbone scales likewise.
     """
     add, floats = parser.add_argument, comma_list(float)
-    for name, values, what in (("--s", s, "skip scales"), ("--b", b, "backbone scales")):
-        if values is None:
-            add(name, type=comma_list(scale), default=[None],
-                help=f"{what}, or trained (default: trained)")  # fmt: skip
-        else:
-            default = ",".join(f"{value:g}" for value in values)
-            add(name, type=floats, default=values, help=f"{what} (default: {default})")
+    for name, default, what in (("--s", s, "skip scales"), ("--b", b, "backbone scales")):
+        add(name, type=comma_list(scale), default=default,
+            help=f"{what}, or trained (default: {default})")  # fmt: skip
     add("--filter", type=comma_list(str), default=[None], help="low-passes (default: as trained, "
         "else step)")  # fmt: skip
     add("--cutoff", type=floats, default=[None], help="cutoffs (default: as trained)")

@@ -1,6 +1,8 @@
 """What a command line overrides on the long skips: how it is set, named and written down."""
 
 import argparse
+from collections.abc import Container
+from itertools import product
 from typing import Any, NamedTuple
 
 from uvit_lit.checkpoint import Model
@@ -63,3 +65,8 @@ class Cell(NamedTuple):
         given = {name: str(v).removesuffix(".0") for name, v in numbers.items() if v is not None}
         parts = [name + value for name, value in given.items()]
         return "_".join(filter(None, [self.filter, *parts])) or "as_trained"
+
+    def unchanged(self, cells: Container["Cell"]) -> "Cell | None":
+        """What this cell is compared with: s = 1, b = 1, else either as trained; None if absent."""
+        candidates = (self._replace(s=s, b=b) for s, b in product((1.0, None), (1.0, None)))
+        return next((cell for cell in candidates if cell in cells), None)
