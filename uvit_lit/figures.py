@@ -208,8 +208,9 @@ def plot_cells(cells: dict[Scales, Tensor], note: str) -> Figure:
     """
     rows, columns = _axes(cells)
     count = len(next(iter(cells.values())))
-    width = math.ceil(math.sqrt(2 * count))  # about twice as wide as high
-    size = (1.5 + 3.2 * len(columns), 1 + 3.2 * math.ceil(count / width) / width * len(rows))
+    height = math.ceil(count / math.ceil(math.sqrt(2 * count)))  # about twice as wide as high
+    width = math.ceil(count / height)
+    size = (1.5 + 3.2 * len(columns), 1 + 3.2 * height / width * len(rows))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(rows), len(columns), squeeze=False)
     for i, s in enumerate(rows):
