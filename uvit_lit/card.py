@@ -60,7 +60,7 @@ def describe_weights(weights: Weights, skips: list[SkipSettings], results: str =
 from uvit_lit import Model, generate
 
 model = Model.from_pretrained("user/name")
-images = generate(model, 16, s=0.5, b=1.3)  # without s and b: as trained
+images = generate(model, 16, s=0.9, b=1.05)  # without s and b: as trained
 ```
 
 ## Results

@@ -5,8 +5,8 @@ from typing import Any
 PRESETS: dict[str, dict[str, Any]] = {
     # no change at all
     "neutral": {"s": 1.0, "b": 1.0},
-    # as far as a weakly trained model goes before its layout breaks, judged by eye
-    "mild": {"s": 0.8, "b": 1.1},
+    # as far as the model in the package goes before its shading breaks, judged by eye
+    "mild": {"s": 0.9, "b": 1.05},
     # the middle of the paper's Figure 4, and its corner
     "medium": {"s": 0.6, "b": 1.2},
     "strong": {"s": 0.2, "b": 1.4},
