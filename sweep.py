@@ -90,10 +90,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     from torch.utils.tensorboard import SummaryWriter
 
-    from uvit_lit.figures import plot_cell_spectra, plot_cells, save_figure
+    from uvit_lit.figures import save_figure
     from uvit_lit.generation import Generation
     from uvit_lit.metrics import detail
     from uvit_lit.overrides import Cell
+    from uvit_lit.sweeps import plot_cell_spectra, plot_cells
 
     with checked_input():
         generation = Generation.from_options(args)
