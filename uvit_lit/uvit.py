@@ -47,6 +47,18 @@ class PatchEmbed(nn.Module):
         return self.proj(x).flatten(2).transpose(1, 2)
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention, each (B, heads, T, D / heads).
+
+    On a CPU the backward pass of the fused kernel does not use the processor's bfloat16 products;
+    written as two products it does (docs/speed.md).
+    """
+    if query.is_cpu and query.requires_grad and query.dtype == torch.bfloat16:
+        scores = query * query.shape[-1] ** -0.5 @ key.mT
+        return scores.softmax(dim=-1).to(value.dtype) @ value
+    return F.scaled_dot_product_attention(query, key, value)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention."""
 
@@ -60,8 +72,7 @@ class Attention(nn.Module):
         """Attend: (B, T, D) to (B, T, D)."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # B, T, 3, heads, D / heads
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each B, heads, T, D / heads
-        attended = F.scaled_dot_product_attention(query, key, value)
-        return self.proj(attended.transpose(1, 2).flatten(2))
+        return self.proj(attend(query, key, value).transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
