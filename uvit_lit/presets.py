@@ -12,7 +12,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "strong": {"s": 0.2, "b": 1.4},
     # FreeU's box, channels, and the s and b of its first stage, on every skip; the cutoff is its
     # threshold of one frequency, which depends on the grid
-    "freeu": {"filter": "freeu_box", "s": 0.9, "b": 1.2, "b_channels": 0.5},
+    "freeu": {"filter": "freeu_box", "s": 0.9, "b": 1.2, "b_channels": 0.5, "skips": "inner"},
 }
 """Name of each preset and what it sets; what is named beside a preset comes before it."""
 
