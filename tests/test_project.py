@@ -190,7 +190,7 @@ def test_a_command_of_the_docs_is_accepted(command, monkeypatch):
 def test_the_python_of_the_readme_runs():
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {}
-    exec(code.replace("s=0.9", "s=0.9, steps=2"), names)
+    exec(code.replace("s=0.5", "s=0.5, steps=2"), names)
     assert names["images"].shape == (16, 3, 32, 32)
     assert names["images"].dtype == torch.uint8
 
