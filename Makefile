@@ -12,7 +12,7 @@ BIN := .venv/bin
 
 demo: .venv/installed ## CIFAR-10 at two levels of detail, then a short training with a learned filter
 	$(BIN)/python sample.py --n 20
-	$(BIN)/python sample.py --n 20 --s 0.9 --b 1.05
+	$(BIN)/python sample.py --n 20 --s 0.5 --b 1.3
 	$(BIN)/python train.py --config configs/quickstart.yaml --filter butterworth
 	$(BIN)/python sample.py --ckpt last --n 20
 

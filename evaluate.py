@@ -200,6 +200,7 @@ def main(arguments: list[str] | None = None) -> None:
             "images": args.n,
             "first_seed": args.seed,
             "labels": "in turn" if args.classes is None else args.classes,
+            "skips": generation.model.choose_skips(args.skips),
             "t_range": args.t_range,
             "t_fade": args.t_fade,
             "features": args.features if extract is not None else None,

@@ -2,8 +2,9 @@
 
 s scales the low frequencies of the long skips, b amplifies the backbone features that meet them;
 without --s and --b the model samples as it was trained. Image k has the seed SEED + k and is the
-same picture whatever --n and --batch_size are. A list has commas: --s 0.9,0.7,0.5,0.5 gives one
-value per long skip, from the outermost pair of blocks to the innermost.
+same picture whatever --n and --batch_size are. A single value acts on the long skips that --skips
+or else the model names. A list has commas: --s 0.9,0.7,0.5,0.5 gives one value per long skip, from
+the outermost pair of blocks to the innermost.
 """
 
 import argparse

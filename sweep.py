@@ -101,7 +101,8 @@ def main(arguments: list[str] | None = None) -> None:
         cells = generation.cells(args)
         out = generation.directory(args.out, "sweep", [
             generation.identity(), args.seed, args.n, generation.labels, args.t_range, args.t_fade,
-            args.order, args.ripple, args.attenuation, args.b_channels,
+            generation.model.choose_skips(args.skips), args.order, args.ripple, args.attenuation,
+            args.b_channels,
         ])  # fmt: skip
         generation.launch()
 

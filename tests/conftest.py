@@ -38,6 +38,7 @@ def train_arguments(folder: Path, **options: object) -> list[str]:
         "model.num_classes": 2,
         "model.lr": 1e-3,
         "model.warmup_steps": 3,
+        "model.skips": "all",
         "model.cooldown": 0,  # a run of another length is another run
         "samples.every_n_steps": 4,
         "samples.count": 4,

@@ -92,14 +92,15 @@ def test_the_command_writes_a_picture_and_its_errors(trained, picture, tmp_path,
     mask.paste(255, (0, 0, 8, 16))
     mask.save(tmp_path / "mask.png")
     main([str(picture), "--ckpt", str(trained), "--steps", "20", "--s", "0.3", "--label", "cat",
-          "--mask", str(tmp_path / "mask.png"), "--out", str(tmp_path / "out")])  # fmt: skip
+          "--skips", "outer", "--mask", str(tmp_path / "mask.png"),
+          "--out", str(tmp_path / "out")])  # fmt: skip
     lines = capsys.readouterr().out.splitlines()
-    written = tmp_path / "out" / "tiny_s0.3_picture.png"
+    written = tmp_path / "out" / "tiny_s0.3_skips-outer_picture.png"
     assert lines[-1] == str(written)
     parameters = json.loads(written.with_suffix(".json").read_text())
     assert json.loads(Image.open(written).text["parameters"]) == parameters
     assert parameters["mean_change_outside_mask_grey_levels"] < 1
-    assert parameters["long_skips"][0]["s"] == 0.3
+    assert [skip["s"] for skip in parameters["long_skips"]] == [0.3, 1]
     tile = 128 + 4
     assert Image.open(written).size == (4 * tile, tile)
 

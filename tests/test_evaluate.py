@@ -226,6 +226,14 @@ def test_reuse_of_features_is_another_evaluation(run):
     assert plain == reused
 
 
+def test_other_skips_are_another_evaluation(run):
+    given = (["--skips", "inner"], ["--skips", "0,1"], [])
+    inner, both, default = (run("--metrics", "detail", "--s", "0.2", *skips) for skips in given)
+    assert (inner.pop("skips"), both["skips"]) == ([1], [0, 1])
+    assert both == default
+    assert both.pop("results") != inner.pop("results")
+
+
 def test_an_interrupted_evaluation_goes_on(run, monkeypatch, tmp_path):
     whole = run("--metrics", "fid,kid,detail", "--n", "20")
     monkeypatch.setattr(evaluate, "SAVE_EVERY", 1)

@@ -393,6 +393,59 @@ def test_a_directory_as_on_the_hub(trained, tmp_path):
     assert (model.name, model.data) == ("named", {"name": "cifar10"})
 
 
+def default_of(path):
+    """The default of a model, and the skips that an s without more acts on."""
+    model = load_model(path)
+    model.set_skips(s=0.5)
+    chosen = [skip.override is not None for skip in model.denoiser.backbone.long_skips]
+    return model.skips, chosen
+
+
+def test_a_file_names_the_skips_that_a_single_value_acts_on(trained, tmp_path, capsys):
+    assert default_of(trained) == ("all", [True, True])
+    out = tmp_path / "model.safetensors"
+    export_main([str(out), "--ckpt", str(trained), "--skips", "inner"])
+    assert default_of(out) == ("inner", [False, True])
+    export_main([str(tmp_path / "again.safetensors"), "--ckpt", str(out)])
+    assert default_of(tmp_path / "again.safetensors")[0] == "inner"
+    Model.from_pretrained(tmp_path).save_pretrained(tmp_path / "hub")
+    assert default_of(tmp_path / "hub")[0] == "inner"
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert "\nskips: inner\n" in card
+    assert "| Long skips that a single s or b acts on | inner |" in card
+    command = [str(tmp_path / "bad.safetensors"), "--ckpt", str(trained), "--skips", "2"]
+    status, line = error_line(capsys, export_main, command)
+    assert (status, "skips is '2'; accepted: all, inner" in line) == (2, True)
+    assert not (tmp_path / "bad.safetensors").exists()
+
+
+def test_the_card_beside_the_weights_of_a_directory_decides(trained, tmp_path, capsys):
+    """It is text: another default does not need another file of weights."""
+    directory = tmp_path / "model"
+    export_main([str(directory), "--ckpt", str(trained)])
+    card = directory / "README.md"
+    written = card.read_text()
+    for value, expected in (("outer", "outer"), ("1", "1"), ("1, 0", "1, 0")):
+        card.write_text(written.replace("skips: all", f"skips: {value}"))
+        assert load_model(directory).skips == expected
+    card.write_text(written.replace("skips: all\n", ""))
+    assert load_model(directory).skips == "all"
+    card.write_text("# A page without a header\n")
+    assert load_model(directory).skips == "all"
+    for header, message in (("skips: 7", "skips is '7'; accepted: all"), ("a: [", "is not YAML")):
+        card.write_text(f"---\n{header}\n---\n")
+        status, line = error_line(capsys, sample_main, ["--ckpt", str(directory)])
+        assert (status, message in line, str(directory) in line) == (2, True, True)
+
+
+def test_a_run_names_its_default(tmp_path):
+    sizes = {"img_size": 8, "embed_dim": 32, "num_heads": 2, "depth": 4}
+    save(DiffusionModule(**sizes, skips="1"), tmp_path / "model.ckpt")
+    assert default_of(tmp_path / "model.ckpt") == ("1", [False, True])
+    with pytest.raises(ValueError, match="skips is '2'"):
+        DiffusionModule(**sizes, skips="2")
+
+
 def test_push_to_hub_and_download(trained, tmp_path, capsys, monkeypatch):
     """The hub is a directory here; what goes over the network is the library's."""
     hub = tmp_path / "hub"

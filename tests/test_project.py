@@ -38,7 +38,7 @@ ARROWS = {
     "layouts": {"classes", "files", "filters", "uvit"},
     "classes": set(),
     "card": {"layouts", "settings"},
-    "checkpoint": {"card", "classes", "denoiser", "layouts", "uvit"},
+    "checkpoint": {"card", "classes", "denoiser", "layouts", "presets", "skips", "uvit"},
     "finetune": {"denoiser", "filters", "layouts"},
     "generation": {
         "autoencoder",
@@ -49,10 +49,9 @@ ARROWS = {
         "devices",
         "files",
         "overrides",
-        "presets",
         "sampler",
     },
-    "overrides": {"checkpoint", "presets"},
+    "overrides": {"checkpoint"},
     "features": {"devices"},
     "distances": {"features", "files", "metrics"},
     "reference": {"data", "distances", "features", "files", "generation", "metrics"},
@@ -60,7 +59,17 @@ ARROWS = {
     "compare": {"checkpoint", "cli", "figures", "files", "metrics"},
     "figures": {"checkpoint", "cli", "denoiser", "files", "filters", "skips"},
     "sweeps": {"metrics"},
-    "module": {"checkpoint", "denoiser", "filters", "finetune", "layouts", "muon", "steps", "uvit"},
+    "module": {
+        "checkpoint",
+        "denoiser",
+        "filters",
+        "finetune",
+        "layouts",
+        "muon",
+        "skips",
+        "steps",
+        "uvit",
+    },
     "muon": set(),
     "steps": set(),
     "averaging": set(),
@@ -181,7 +190,7 @@ def test_a_command_of_the_docs_is_accepted(command, monkeypatch):
 def test_the_python_of_the_readme_runs():
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {}
-    exec(code.replace("s=0.9", "s=0.9, steps=2"), names)
+    exec(code.replace("s=0.5", "s=0.5, steps=2"), names)
     assert names["images"].shape == (16, 3, 32, 32)
     assert names["images"].dtype == torch.uint8
 

@@ -62,12 +62,47 @@ def test_s_b_and_the_window_change_the_picture(sample):
         assert not np.array_equal(plain, pixels(sample("--n", "2", *change)))
 
 
+def test_skips_choose_where_a_value_acts_and_a_list_is_for_all(sample, trained):
+    inner = sample("--n", "2", "--s", "0", "--skips", "inner", "--npz")
+    assert inner.name == "tiny_s0_skips-inner_seed0.png"
+    parameters = json.loads(Image.open(inner).text["parameters"])
+    assert parameters["skips"] == [1]
+    assert [skip["s"] for skip in parameters["long_skips"]] == [1, 0]
+    listed = sample("--n", "2", "--s", "1,0")
+    assert json.loads(Image.open(listed).text["parameters"])["skips"] == [0, 1]
+    assert np.array_equal(pixels(inner), pixels(listed))
+    outer, both = (pixels(sample("--n", "2", "--s", "0", "--skips", s)) for s in ("0", "all"))
+    assert not np.array_equal(outer, pixels(inner))
+    assert np.array_equal(both, pixels(sample("--n", "2", "--s", "0")))
+    with np.load(inner.with_suffix(".npz")) as stored:
+        images = torch.from_numpy(stored["images"]).permute(0, 3, 1, 2)
+    model = load_model(trained)
+    for skips in ("inner", [1]):
+        assert torch.equal(images, generate(model, 2, steps=3, s=0, skips=skips, progress=False))
+
+
+def test_the_default_of_the_model_acts_when_nobody_says_which(trained):
+    """Before it come the option, a preset that names skips, and a list with a value for each."""
+    model = load_model(trained)
+    model.skips = "inner"
+
+    def acts_on(*preset, **settings):
+        model.set_skips(*preset, **settings)
+        return [i for i, s in enumerate(model.denoiser.backbone.long_skips) if s.override]
+
+    assert acts_on(s=0.5) == acts_on("medium") == acts_on("freeu") == acts_on(s=[0.5]) == [1]
+    assert acts_on(s=[0.5, 0.5], b=1.2) == acts_on(s=0.5, skips="all") == [0, 1]
+    assert acts_on("freeu", skips="outer") == acts_on(s=0.5, skips="0") == [0]
+    assert acts_on() == []
+
+
 def test_a_preset_is_its_settings_and_options_come_before_it(sample):
     named = sample("--n", "2", "--preset", "medium")
     assert named.name == "tiny_medium_seed0.png"
-    assert np.array_equal(pixels(named), pixels(sample("--n", "2", "--s", "0.6", "--b", "1.2")))
+    s, b = (str(PRESETS["medium"][name]) for name in ("s", "b"))
+    assert np.array_equal(pixels(named), pixels(sample("--n", "2", "--s", s, "--b", b)))
     other = sample("--n", "2", "--preset", "medium", "--s", "0.1")
-    assert np.array_equal(pixels(other), pixels(sample("--n", "2", "--s", "0.1", "--b", "1.2")))
+    assert np.array_equal(pixels(other), pixels(sample("--n", "2", "--s", "0.1", "--b", b)))
 
 
 def test_reuse_of_features_is_what_generate_does_and_in_the_parameters(sample, trained):
@@ -148,7 +183,12 @@ def test_help_answers_without_heavy_imports():
         (["--b", "inf"], "b is inf; accepted"),
         (["--s", "0.5", "--cutoff", "0"], "cutoff is 0.0; accepted"),
         (["--s", "0.5", "--cutoff", "2"], "cutoff is 2.0; accepted"),
-        (["--s", "0.1,0.2,0.3"], "s has 3 values; accepted: one, or 2"),
+        (["--s", "0.1,0.2,0.3"], "s has 3 values; accepted: 1 or 2, for the long skips 0,1"),
+        (["--s", "0.1", "--skips", "9"], "skips is '9'; accepted: all, inner, outer"),
+        (["--s", "0.1", "--skips", "foo"], "skips is 'foo'"),
+        (["--s", "0.1", "--skips", "1,1"], "skips is '1,1'"),
+        (["--s", "0.1", "--skips", ""], "skips is ''"),
+        (["--s", "0.1,0.2", "--skips", "1"], "s has 2 values; accepted: 1, for the long skips 1"),
         (["--b", "1,1,1"], "b has 3 values"),
         (["--b_channels", "0"], "b_channels is 0.0"),
         (["--filter", "boxcar"], "'boxcar'; accepted: none, step"),
@@ -200,7 +240,9 @@ def test_the_model_in_the_package_is_the_default(tmp_path, capsys, monkeypatch):
     main(["--n", "2", "--steps", "2", "--s", "0.5", "--b", "1.3"])
     image = Path(capsys.readouterr().out.strip())
     assert image.name == "cifar10_uvit_tiny_s0.5_b1.3_seed0.png"
-    assert json.loads(image.with_suffix(".json").read_text())["ckpt"] == "pretrained"
+    parameters = json.loads(image.with_suffix(".json").read_text())
+    assert parameters["ckpt"] == "pretrained"
+    assert parameters["skips"] == [3]  # as its card says
 
 
 def test_a_lack_of_memory_is_one_line(trained, tmp_path, capsys, monkeypatch):

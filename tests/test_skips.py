@@ -33,7 +33,7 @@ def fft_reference(x, s, cutoff, grid):
     maps = x.double().transpose(1, 2).unflatten(-1, grid)
     fy = torch.fft.fftfreq(height, dtype=torch.float64)[:, None] * 2
     fx = torch.fft.fftfreq(width, dtype=torch.float64)[None, :] * 2
-    beta = torch.where((fy**2 + fx**2).sqrt() < cutoff, s, 1.0)
+    beta = torch.where(torch.hypot(fy, fx) < cutoff, s, 1.0)
     filtered = torch.fft.ifft2(torch.fft.fft2(maps) * beta)
     assert filtered.imag.abs().max() < 1e-12
     return filtered.real.flatten(-2).transpose(1, 2)

@@ -97,6 +97,16 @@ def test_cells_that_are_there_are_kept(sweep, runs):
     assert len(runs) == 8
 
 
+def test_other_skips_are_another_sweep(sweep, runs):
+    arguments = ["--s", "0.2", "--b", "1"]
+    outer, inner, both = (sweep(*arguments, "--skips", s) for s in ("outer", "inner", "all"))
+    pictures = {(out / "cells" / "s0.2_b1.png").read_bytes() for out in (outer, inner, both)}
+    assert len(pictures) == 3
+    assert sweep(*arguments, "--skips", "1") == inner  # the same skip by its number
+    assert sweep(*arguments) == both
+    assert len(runs) == 3
+
+
 def test_filters_and_cutoffs_have_figures_of_their_own(sweep):
     out = sweep("--s", "0.5", "--b", "1", "--filter", "step,butterworth", "--cutoff", "0.3,0.6")
     grids = {path.name for path in out.glob("grid*.png")}

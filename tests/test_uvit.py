@@ -180,6 +180,50 @@ def test_lists_run_from_the_outermost_skip_to_the_innermost():
     assert not torch.equal(seen[1], plain[1])  # outermost: filtered
 
 
+@pytest.mark.parametrize(
+    ("skips", "chosen"),
+    [
+        ("all", [0, 1, 2]),
+        ("inner", [2]),
+        ("outer", [0]),
+        ("1", [1]),
+        ("2,0", [2, 0]),
+        ([1, 2], [1, 2]),
+    ],
+)
+@pytest.mark.parametrize("filter", ["none", "step", "butterworth"])
+def test_skips_that_are_not_chosen_stay_as_trained(skips, chosen, filter):
+    """What they learned too; chosen ones take the values of a list in the order of their names."""
+    model = UViT(**{**SMALL, "depth": 6}, filter=filter, s=0.9, learn_b=True)
+    for i, long_skip in enumerate(model.long_skips):
+        for value in long_skip.learned.values():
+            value.raw.data += 0.1 * (i + 1)
+    trained = [long_skip.settings for long_skip in model.long_skips]
+    values = [0.2 + 0.1 * k for k in range(len(chosen))]
+    model.set_skips(skips=skips, s=values, b=1.4, filter="step")
+    for i, long_skip in enumerate(model.long_skips):
+        if i in chosen:
+            numbers = (long_skip.settings.s, long_skip.settings.b)
+            assert numbers == (values[chosen.index(i)], 1.4)
+        else:
+            assert long_skip.override is None
+            assert long_skip.settings == trained[i]
+
+
+def test_all_is_every_skip_and_the_default():
+    model = fill(UViT(**SMALL)).eval()
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([100.0, 900.0])
+    outputs = []
+    for override in ({}, {"skips": "all"}, {"skips": "1,0"}, {"skips": "inner"}):
+        model.set_skips(s=0.3, b=1.4, **override)
+        outputs.append(model(x, t))
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
+    assert not torch.equal(outputs[0], outputs[3])
+    Denoiser(model).set_skips(skips="inner", s=0.3, b=1.4)
+    assert torch.equal(model(x, t), outputs[3])
+
+
 def test_the_window_selects_images_by_their_time():
     model = fill(UViT(**SMALL)).eval()
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([100.0, 900.0])
@@ -224,6 +268,12 @@ def test_an_override_keeps_what_it_does_not_name():
         ({"filter": "step"}, "give s as well"),
         ({"filter": "bandpass"}, "bandpass"),
         ({"filter": "none", "s": 0.5}, "without a filter"),
+        ({"skips": "2", "s": 0.5}, "skips is '2'; accepted: all, inner, outer, or different"),
+        ({"skips": "", "s": 0.5}, "skips is ''"),
+        ({"skips": "inner,0", "s": 0.5}, "skips is 'inner,0'"),
+        ({"skips": [], "s": 0.5}, "skips is "),
+        ({"skips": [-1], "s": 0.5}, "skips is "),
+        ({"skips": "inner", "s": [0.5, 1.0]}, "s has 2 values; accepted: 1, for the long skips 1 "),
     ],
 )
 def test_a_wrong_override_changes_nothing(wrong, message):

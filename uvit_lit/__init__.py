@@ -3,7 +3,7 @@
     from uvit_lit import generate, load_model
 
     model = load_model()  # the CIFAR-10 model that comes with the package, or a path
-    images = generate(model, 16, s=0.9, b=1.05)  # (16, 3, 32, 32) uint8
+    images = generate(model, 16, s=0.5, b=1.3)  # (16, 3, 32, 32) uint8
 
 The names below are the public surface; each is imported when it is first used.
 """

@@ -1,11 +1,30 @@
 """The model card of a file of weights."""
 
 import math
+from pathlib import Path
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import ModelCardData, metadata_load
 
 from uvit_lit.layouts import Weights
 from uvit_lit.settings import SkipSettings
+
+CARD = "README.md"
+"""Name of the model card beside the weights in a directory, as on the Hub."""
+
+
+def read_skips(card: Path, default: str) -> str:
+    """What the header of a model card says of ``skips``; the default where it says nothing.
+
+    Raises:
+        ValueError: If the header is not YAML.
+    """
+    if not card.is_file():
+        return default
+    try:
+        header = metadata_load(card) or {}
+    except Exception:  # of the parser, or no text
+        raise ValueError(f"the header of the model card {card} is not YAML") from None
+    return str(header.get("skips", default))
 
 
 def describe_weights(weights: Weights, skips: list[SkipSettings], results: str = "") -> str:
@@ -24,6 +43,7 @@ def describe_weights(weights: Weights, skips: list[SkipSettings], results: str =
         license=weights.licence,
         tags=["u-vit", "diffusion"],
         pipeline_tag="unconditional-image-generation",
+        skips=weights.skips,
     )
     rows = {
         "Parameters": f"{count:,}",
@@ -41,6 +61,7 @@ def describe_weights(weights: Weights, skips: list[SkipSettings], results: str =
             else f"no filter, b {skip.b:.3g}"
             for skip in skips
         ),
+        "Long skips that a single s or b acts on": weights.skips,
         "Licence": weights.licence or "not stated",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())

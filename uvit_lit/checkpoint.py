@@ -1,7 +1,7 @@
 """From a file of weights, or the Hugging Face Hub, to a model that samples, and back."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 
-from uvit_lit.card import describe_weights
+from uvit_lit.card import CARD, describe_weights, read_skips
 from uvit_lit.classes import class_names
 from uvit_lit.denoiser import Denoiser
 from uvit_lit.layouts import (
@@ -21,6 +21,8 @@ from uvit_lit.layouts import (
     resize_positions,
     write_safetensors,
 )
+from uvit_lit.presets import preset_settings
+from uvit_lit.skips import choose_skips
 from uvit_lit.uvit import UViT
 
 HUB = "hf://"
@@ -53,6 +55,8 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
         data: Arguments of the ``ImageData`` that it was trained on.
         arguments: Those of its ``UViT``.
         licence: Licence of the weights.
+        skips: Long skips that ``set_skips`` acts on when nobody says which: ``all``, ``inner``,
+            ``outer`` or numbers with commas, 0 the outermost.
     """
 
     denoiser: Denoiser
@@ -63,10 +67,53 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
     data: dict[str, Any]
     arguments: dict[str, Any]
     licence: str | None = None
+    skips: str = "all"
 
     def __post_init__(self) -> None:
         """Keep the mixin from writing a configuration: the safetensors file has it inside."""
         self._hub_mixin_config = None
+
+    def choose_skips(self, skips: str | Sequence[int] | None = None) -> list[int]:
+        """Numbers of the long skips that ``skips`` names; None is the default of the model.
+
+        Raises:
+            ValueError: If there is no such long skip, or one is named twice.
+        """
+        chosen = self.skips if skips is None else skips
+        return choose_skips(chosen, len(self.denoiser.backbone.long_skips))
+
+    def set_skips(
+        self,
+        preset: str | None = None,
+        *,
+        skips: str | Sequence[int] | None = None,
+        t_range: tuple[float, float] | None = None,
+        t_fade: float = 0.0,
+        **settings: Any,
+    ) -> None:
+        """Override s, b and the filter for sampling; a call replaces the one before.
+
+        Args:
+            preset: One of ``uvit_lit.presets.PRESETS``, from which the rest may differ.
+            skips: Long skips to act on: ``all``, ``inner``, ``outer`` or numbers, 0 the outermost.
+                None is what the preset says, else all where one of the settings is a list (one
+                value per long skip, outermost first), else the default of the model.
+            t_range: As ``Denoiser.set_skips`` takes it.
+            t_fade: Likewise.
+            **settings: s, b, filter, cutoff, order, ripple, attenuation, b_channels, as
+                ``uvit_lit.skips.override_skips`` takes them. What is not named is as trained.
+
+        Raises:
+            ValueError: If a value is outside its range or a list has the wrong length.
+        """
+        tokens = self.denoiser.backbone.grid[0]
+        settings = {**(preset_settings(preset, tokens) if preset else {}), **settings}
+        of_preset = settings.pop("skips", None)
+        skips = of_preset if skips is None else skips
+        if skips is None:
+            lists = any(isinstance(v, list | tuple) and len(v) > 1 for v in settings.values())
+            skips = "all" if lists else self.skips
+        self.denoiser.set_skips(t_range, t_fade, skips=skips, **settings)
 
     @property
     def name(self) -> str:
@@ -105,7 +152,7 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
             data["autoencoder"] = Path(data["autoencoder"]).name
         schedule, prediction = self.denoiser.schedule.name, self.denoiser.prediction
         return Weights(tensors, self.arguments, schedule, prediction, self.class_names,
-                       self.can_guide, self.step, data, self.licence)  # fmt: skip
+                       self.can_guide, self.step, data, self.licence, self.skips)  # fmt: skip
 
     def _save_pretrained(self, save_directory: Path) -> None:
         write_safetensors(self.weights, save_directory / HUB_FILE)
@@ -192,13 +239,15 @@ def load_model(
         schedule: Noise schedule of such weights; by default that of the published model.
 
     Returns:
-        The model, with the averaged weights, as trained; ``Denoiser.set_skips`` overrides s and b.
+        The model, with the averaged weights, as trained; ``Model.set_skips`` overrides s and b.
 
     Raises:
         ValueError: If the file is damaged, holds code, or its tensors do not fit.
     """
     path = find_checkpoint(str(path))
     weights = read_weights(path)
+    if path.name in (HUB_FILE, OFFICIAL_FILE):  # a directory, whose card can be edited
+        weights.skips = read_skips(path.with_name(CARD), weights.skips)
     complete(weights, path, num_heads, schedule)
     check_tensors(weights, path)
     if img_size is not None:
@@ -259,6 +308,12 @@ def build(weights: Weights, path: Path, device: torch.device | str = "cpu") -> M
     guide = weights.can_guide and weights.arguments["num_classes"] > 0
     names = weights.class_names if weights.arguments["num_classes"] else []
     denoiser = denoiser.eval().to(device)
-    return Model(
-        denoiser, names, guide, weights.step, path, weights.data, weights.arguments, weights.licence
-    )
+    model = Model(
+        denoiser, names, guide, weights.step, path, weights.data, weights.arguments,
+        weights.licence, weights.skips,
+    )  # fmt: skip
+    try:
+        model.choose_skips()
+    except ValueError as error:
+        raise ValueError(f"the default of {path} is refused: {error}") from None
+    return model

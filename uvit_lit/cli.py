@@ -72,6 +72,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "Hub name (default: the one it was trained with)")  # fmt: skip
     add("--img_size", type=int, help="another image size than the trained one (pixels, or latents)")
     add_weights_options(parser)
+    add("--skips", help="long skips that s, b, the filter and so on act on: all, inner (the "
+        "innermost one), outer (the outermost one), or numbers with commas, 0 the outermost "
+        "(default: as the model's file says, else all; a list of values acts on all)")  # fmt: skip
     add("--order", type=int, help="order of butterworth, chebyshev and chebyshev2, 1 to 12")
     add("--ripple", type=float, help="passband ripple of chebyshev in dB, 0.05 to 6")
     add("--attenuation", type=float, help="stopband attenuation of chebyshev2 in dB, 10 to 80")
@@ -97,7 +100,8 @@ def add_skip_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--preset", help=f"settings by name ({named}, cutoff one frequency); other options come "
         "before them")  # fmt: skip
-    add("--s", type=floats, help="skip scale, at least 0; 1 is no change (default: as trained)")
+    add("--s", type=floats, help="skip scale, at least 0; 1 is no change (default: as trained); a "
+        "list is one value per long skip, outermost first, or per skip of --skips")  # fmt: skip
     add("--b", type=floats, help="backbone scale, at least 0; 1 is no change (default: as trained)")
     add("--filter", help="low-pass that s scales: step, butterworth, chebyshev, chebyshev2, "
         "freeu_box, or none (default: as trained, else step)")  # fmt: skip

@@ -132,8 +132,9 @@ class Denoiser(nn.Module):
                 sampling begins). None means always.
             t_fade: Width in t, in [0, 1], over which the override goes from off to on on either
                 side of that range, as half a cosine; 0 switches.
-            **overrides: s, b, filter, cutoff, order, ripple, attenuation, b_channels, as
-                ``uvit_lit.skips.override_skips`` takes them. None means as trained.
+            **overrides: skips, s, b, filter, cutoff, order, ripple, attenuation, b_channels, as
+                ``uvit_lit.skips.override_skips`` takes them. None means as trained. Without
+                ``skips`` they act on all; ``Model.set_skips`` knows the default of a model.
 
         Raises:
             ValueError: If a value is outside its range or a list has the wrong length.

@@ -24,6 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="of the tensors; float16 halves the file, and every command reads it")  # fmt: skip
     add("--data", choices=("cifar10", "cifar100"), help="what the data were, if the run read them "
         "from a folder: evaluate.py will compare with it")  # fmt: skip
+    add("--skips", help="long skips that a single s or b acts on when nobody says which: all, "
+        "inner, outer or numbers with commas, 0 the outermost (default: as the model)")  # fmt: skip
     add("--licence", help="licence of the weights, such as cc-by-4.0")
     add("--results", type=Path, help="Markdown with measured figures for the model card, such as "
         "the results.md of evaluate.py")  # fmt: skip
@@ -57,6 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
         model = load_model(args.ckpt, num_heads=args.num_heads, schedule=args.schedule)
         model.licence = args.licence or model.licence
         model.data = {**model.data, **({"name": args.data} if args.data else {})}
+        model.skips = model.skips if args.skips is None else args.skips
+        model.choose_skips()
         model.denoiser.to(getattr(torch, args.dtype))
         card = {"results": args.results.read_text() if args.results else ""}
         if args.out.startswith(HUB):

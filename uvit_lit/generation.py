@@ -21,7 +21,6 @@ from uvit_lit.denoiser import Guided
 from uvit_lit.devices import Devices, choose_device, count_devices
 from uvit_lit.files import file_hash
 from uvit_lit.overrides import Cell, describe, set_skips
-from uvit_lit.presets import preset_settings
 from uvit_lit.sampler import autocast, check_solver, count_calls, sample, to_uint8
 
 
@@ -251,7 +250,7 @@ def generate(
     progress: bool = True,
     preset: str | None = None,
     vae: str | None = None,
-    **skips: Any,
+    **settings: Any,
 ) -> Tensor:
     """Generate images from Python, as sample.py does.
 
@@ -269,9 +268,9 @@ def generate(
         batch_size: Images computed at once.
         progress: Whether to show a bar.
         vae: Directory or Hub name of the autoencoder of a latent model; None is the trained one.
-        preset: One of ``uvit_lit.presets.PRESETS``, from which ``skips`` may differ.
-        **skips: s, b, filter, cutoff, t_range and so on, as ``Denoiser.set_skips`` takes them;
-            what is not named is as trained.
+        preset: One of ``uvit_lit.presets.PRESETS``, from which ``settings`` may differ.
+        **settings: skips, s, b, filter, cutoff, t_range and so on, as ``Model.set_skips`` takes
+            them; what is not named is as trained.
 
     Returns:
         (n, channels, height, width) uint8.
@@ -279,9 +278,7 @@ def generate(
     Raises:
         ValueError: If a value is outside its range or does not fit the model.
     """
-    tokens = model.denoiser.backbone.grid[0]
-    named = preset_settings(preset, tokens) if preset else {}
-    model.denoiser.set_skips(**{**named, **skips})
+    model.set_skips(preset, **settings)
     labels = choose_labels(model, classes, n)
     devices = Devices(next(model.denoiser.parameters()).device)
     seeds = list(range(seed, seed + n))

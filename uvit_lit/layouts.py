@@ -47,6 +47,8 @@ class Weights:
         step: Optimiser steps of the training; None where the file does not say.
         data: Arguments of the ``ImageData`` of the training.
         licence: Licence of the weights, as an SPDX identifier or in words.
+        skips: Long skips that s, b and so on act on at sampling when nobody says which, as
+            ``uvit_lit.skips.choose_skips`` takes them.
     """
 
     tensors: dict[str, Tensor] = field(repr=False)
@@ -58,6 +60,7 @@ class Weights:
     step: int | None = None
     data: dict[str, Any] = field(default_factory=dict)
     licence: str | None = None
+    skips: str = "all"
 
     def metadata(self) -> dict[str, Any]:
         """Everything but the tensors, as plain data."""
@@ -190,6 +193,7 @@ def _lightning(content: dict[str, Any], path: Path) -> Weights:
             hyper_parameters["class_dropout"] > 0,
             int(content["global_step"]),
             dict(content.get("datamodule_hyper_parameters", {})),
+            skips=str(hyper_parameters.get("skips", "all")),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"checkpoint {path} was not written by train.py ({error})") from None
@@ -221,6 +225,7 @@ def _safetensors(path: Path) -> Weights:
         card = json.loads(metadata["uvit_lit"])
         card["arguments"] = uvit_arguments(card["arguments"])
         card["class_names"] = list(card["class_names"])
+        card["skips"] = str(card.get("skips", "all"))
         return Weights(tensors, **card)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
@@ -305,6 +310,8 @@ def write_official(weights: Weights, path: Path) -> None:
         lost.append(f"that of {classes + 1} rows the last is no class")
     if classes and weights.class_names != class_names(classes):
         lost.append("class names")
+    if weights.skips != "all":
+        lost.append(f"skips {weights.skips}")
     if weights.licence:
         lost.append(f"licence {weights.licence}")
     if lost:

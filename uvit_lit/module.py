@@ -13,6 +13,7 @@ from uvit_lit.filters import PROTOTYPES
 from uvit_lit.finetune import initialise
 from uvit_lit.layouts import uvit_arguments
 from uvit_lit.muon import Muon
+from uvit_lit.skips import choose_skips
 from uvit_lit.steps import is_logged
 from uvit_lit.uvit import UViT
 
@@ -87,6 +88,9 @@ class DiffusionModule(LightningModule):
             ``filters_then_all``, the rest after ``filters_steps``.
         filters_steps: Steps that ``filters_then_all`` begins with.
         filter_lr: Learning rate of what the long skips learn, as a multiple of ``lr``.
+        skips: Long skips that s, b and so on act on at sampling when nobody says which: all,
+            inner, outer or numbers with commas, 0 the outermost. The checkpoints name it;
+            training does nothing with it.
         **uvit: Arguments of ``UViT``: sizes, classes, and what acts on the long skips.
 
     Raises:
@@ -109,6 +113,7 @@ class DiffusionModule(LightningModule):
         train: str = "all",
         filters_steps: int = 1000,
         filter_lr: float = 10.0,
+        skips: str = "all",
         **uvit: Any,
     ) -> None:
         super().__init__()
@@ -136,6 +141,7 @@ class DiffusionModule(LightningModule):
             raise ValueError(f"filter_lr is {filter_lr}; accepted: above 0")
         self.save_hyperparameters()
         self.denoiser = Denoiser(UViT(**uvit), schedule, prediction)
+        choose_skips(skips, len(self.denoiser.backbone.long_skips))  # refuses an unknown one
         if init_from is not None:
             initialise(self.denoiser, uvit_arguments(uvit), find_checkpoint(init_from))
         filters = list(self.denoiser.backbone.long_skips.parameters())

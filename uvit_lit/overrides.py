@@ -6,7 +6,6 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from uvit_lit.checkpoint import Model
-from uvit_lit.presets import preset_settings
 
 
 def set_skips(model: Model, args: argparse.Namespace, **settings: Any) -> None:
@@ -15,15 +14,13 @@ def set_skips(model: Model, args: argparse.Namespace, **settings: Any) -> None:
     Raises:
         ValueError: If a value is outside its range or a list has the wrong length.
     """
-    names = ("s", "b", "filter", "cutoff", "order", "ripple", "attenuation", "b_channels")
+    names = ("skips", "s", "b", "filter", "cutoff", "order", "ripple", "attenuation", "b_channels")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    tokens = model.denoiser.backbone.grid[0]
-    preset = preset_settings(args.preset, tokens) if getattr(args, "preset", None) else {}
-    chosen = {**preset, **given, **settings}
     if args.t_range and len(args.t_range) != 2:
         raise ValueError(f"t_range has {len(args.t_range)} values; accepted: two, first and last")
     t_range = tuple(args.t_range) if args.t_range else None
-    model.denoiser.set_skips(t_range=t_range, t_fade=args.t_fade, **chosen)
+    preset = getattr(args, "preset", None)
+    model.set_skips(preset, t_range=t_range, t_fade=args.t_fade, **{**given, **settings})
 
 
 def stem_of(model: Model, args: argparse.Namespace, *more: str) -> str:
@@ -32,6 +29,8 @@ def stem_of(model: Model, args: argparse.Namespace, *more: str) -> str:
     for knob in ("s", "b"):
         if values := getattr(args, knob):
             parts.append(knob + "-".join(f"{value:g}" for value in values))
+    if args.skips is not None:
+        parts.append("skips-" + args.skips.replace(",", "-"))
     return "_".join([*parts, *more])
 
 
@@ -46,6 +45,7 @@ def describe(model: Model, args: argparse.Namespace) -> dict[str, Any]:
         "schedule": model.denoiser.schedule.name,
         "prediction": model.denoiser.prediction,
         "long_skips": [vars(long_skip.settings) for long_skip in long_skips],
+        "skips": [number for number, skip in enumerate(long_skips) if skip.override is not None],
         "t_range": args.t_range,
         "t_fade": args.t_fade,
     }

@@ -17,6 +17,9 @@ from uvit_lit.filters import (
 )
 from uvit_lit.settings import MAX_SCALE, Learned, SkipSettings
 
+NAMED_SKIPS = {"all": slice(None), "inner": slice(-1, None), "outer": slice(1)}
+"""Long skips that have a name: all of them, the innermost one, the outermost one."""
+
 
 def scale_backbone(
     x: Tensor, b: Tensor | float, num_prefix: int = 0, channels: float = 1.0
@@ -255,6 +258,7 @@ def override_skips(
     long_skips: Sequence[LongSkip],
     device: torch.device,
     *,
+    skips: str | Sequence[int] = "all",
     s: float | Sequence[float] | None = None,
     b: float | Sequence[float] | None = None,
     filter: str | None = None,
@@ -272,11 +276,14 @@ def override_skips(
     Args:
         long_skips: Outermost pair of blocks first.
         device: Where the model is.
-        s: Skip scale, at least 0: one value, or one per long skip from the outermost pair of
-            blocks to the innermost. A model trained without a filter gets the step.
-        b: Backbone scale, at least 0: one value or one per long skip.
+        skips: Which of them the values act on, as ``choose_skips`` takes it. The others stay as
+            trained.
+        s: Skip scale, at least 0: one value, or one per chosen long skip in the order in which
+            they are named; ``all`` begins with the outermost. A model trained without a filter
+            gets the step.
+        b: Backbone scale, at least 0: one value or one per chosen long skip.
         filter: Another low-pass than the trained one.
-        cutoff: Fraction of Nyquist in (0, sqrt(2)]: one value or one per long skip.
+        cutoff: Fraction of Nyquist in (0, sqrt(2)]: one value or one per chosen long skip.
         order: Order of butterworth, chebyshev and chebyshev2.
         ripple: Passband ripple of chebyshev in dB.
         attenuation: Stopband attenuation of chebyshev2 in dB.
@@ -296,26 +303,53 @@ def override_skips(
     if filter == "none" and s is None:
         s = 1.0
     given = {"s": s, "b": b, "b_channels": b_channels, **design}
+    chosen = choose_skips(skips, len(long_skips))
     columns = {
-        name: _per_skip(name, value, len(long_skips))
-        for name, value in given.items()
-        if value is not None
+        name: _per_skip(name, value, chosen) for name, value in given.items() if value is not None
     }
-    overrides = [
-        long_skip.overridden(**{name: column[i] for name, column in columns.items()})
-        for i, long_skip in enumerate(long_skips)
-    ]
-    for long_skip, override in zip(long_skips, overrides, strict=True):
+    overrides = {
+        number: long_skips[number].overridden(**{name: c[i] for name, c in columns.items()})
+        for i, number in enumerate(chosen)
+    }
+    for number, long_skip in enumerate(long_skips):
+        override = overrides.get(number)
         long_skip.override = override and override.to(device)
 
 
-def _per_skip(name: str, value: object, count: int) -> list:
-    """One value per long skip, from a single value or a list of that length."""
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        return [value] * count
-    if len(value) not in (1, count):
+def choose_skips(skips: str | Sequence[int], count: int) -> list[int]:
+    """Numbers of the long skips that a choice names, in its order; 0 is the outermost.
+
+    Args:
+        skips: ``all``, ``inner`` (the innermost one), ``outer`` (the outermost one), or their
+            numbers, in a text with commas between them.
+        count: How many long skips there are.
+
+    Raises:
+        ValueError: If there is no such long skip, or one is named twice, or none is.
+
+    >>> choose_skips("inner", 4), choose_skips("2,3", 4)
+    ([3], [2, 3])
+    """
+    if isinstance(skips, str) and skips in NAMED_SKIPS:
+        return list(range(count))[NAMED_SKIPS[skips]]
+    numbers = {str(number): number for number in range(count)}
+    items = [str(item).strip() for item in (skips.split(",") if isinstance(skips, str) else skips)]
+    if not items or len(set(items)) < len(items) or not numbers.keys() >= set(items):
         raise ValueError(
-            f"{name} has {len(value)} values; accepted: one, or {count}, one per long skip "
-            "from the outermost to the innermost"
+            f"skips is {skips!r}; accepted: {', '.join(NAMED_SKIPS)}, or different numbers from 0 "
+            f"(the outermost) to {count - 1} with commas"
         )
-    return list(value) * (count // len(value))
+    return [numbers[item] for item in items]
+
+
+def _per_skip(name: str, value: object, chosen: list[int]) -> list:
+    """One value per chosen long skip, from a single value or a list of as many."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return [value] * len(chosen)
+    if len(value) not in (1, len(chosen)):
+        accepted = " or ".join(str(count) for count in sorted({1, len(chosen)}))
+        raise ValueError(
+            f"{name} has {len(value)} values; accepted: {accepted}, for the long skips "
+            f"{','.join(map(str, chosen))} (0 is the outermost)"
+        )
+    return list(value) * (len(chosen) // len(value))

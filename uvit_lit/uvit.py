@@ -289,7 +289,7 @@ class UViT(nn.Module):
                 acts in full; outside the model is as trained. None means always.
             fade: Timesteps on either side of the window over which the override goes from off to
                 on, as half a cosine; 0 switches.
-            **overrides: s, b, filter, cutoff, order, ripple, attenuation, b_channels.
+            **overrides: skips, s, b, filter, cutoff, order, ripple, attenuation, b_channels.
 
         Raises:
             ValueError: If a value is outside its range or a list has the wrong length.
