@@ -22,7 +22,14 @@ from uvit_lit.devices import Devices, choose_device, count_devices
 from uvit_lit.files import file_hash
 from uvit_lit.overrides import Cell, describe, set_skips
 from uvit_lit.presets import preset_settings
-from uvit_lit.sampler import autocast, check_solver, count_calls, sample, to_uint8
+from uvit_lit.sampler import (
+    autocast,
+    check_seeds,
+    check_solver,
+    count_calls,
+    sample,
+    to_uint8,
+)
 
 
 def choose_labels(model: Model, classes: Sequence[str | int] | None, n: int) -> list[int] | None:
@@ -61,7 +68,7 @@ class Generation:
 
     Attributes:
         model: The trained model.
-        seeds: One per image.
+        seeds: One per image, 0 to below 2^32.
         labels: One per image; None for a model without classes.
         cfg: Guidance scale; 1 is no guidance.
         solver: One of ``uvit_lit.sampler.SOLVERS``.
@@ -93,8 +100,7 @@ class Generation:
         ):  # fmt: skip
             if number < 1:
                 raise ValueError(f"{name} is {number}; accepted: at least 1")
-        if self.seeds[0] < 0 or self.seeds[-1] >= 2**63:
-            raise ValueError(f"seed is {self.seeds[0]}; accepted: 0 to below 2^63, for every image")
+        check_seeds(self.seeds)
         if not (math.isfinite(self.cfg) and self.cfg >= 0):
             raise ValueError(f"cfg is {self.cfg}; accepted: a number of at least 0")
         check_latents(self.autoencoder, self.model.image_shape[0])
@@ -258,7 +264,7 @@ def generate(
     Args:
         model: From ``load_model``.
         n: Number of images, at least 1.
-        seed: Seed of the first; the next have the next ones.
+        seed: Seed of the first; the next have the next ones, all below 2^32.
         classes: Names or numbers of classes, in turn; None for all.
         cfg: Guidance scale; 1 is no guidance.
         solver: One of ``uvit_lit.sampler.SOLVERS``.
