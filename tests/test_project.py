@@ -54,6 +54,7 @@ ARROWS = {
     },
     "overrides": {"checkpoint", "presets"},
     "features": {"devices"},
+    "kid": set(),
     "distances": {"features", "files", "metrics"},
     "reference": {"data", "distances", "features", "files", "generation", "metrics"},
     "export": {"checkpoint", "cli", "layouts"},
