@@ -1,14 +1,22 @@
 """Measure the samples of a checkpoint, as trained or at many (s, b), against real images.
 
---metrics fid,kid,precision_recall,detail. Only what Inception's features give is called FID; with
-other --features the same formula is called Frechet distance, and every name says the features.
-KID (of blocks of 100 images, each against as many real ones) and the detail metrics have 95 %
-intervals, also of the difference to the cell with s = 1, b = 1 (else to the one with either as
-trained), paired by seed. The power of each band has its distance to the data's. The reference is
-the data that the model was trained on (--split train), or --data and --data_root, or --stats, an
-npz file with mu and sigma as pytorch-fid writes (which has no spectrum). Images stream through:
-memory does not grow with --n but by the few numbers per image of the detail metrics. An interrupted
-evaluation goes on where it was.
+--metrics fid,kid,precision_recall,detail,classes. Only what Inception's features give is called
+FID; with other --features the same formula is called Frechet distance, and every name says the
+features. All but FID, precision and recall have 95 % intervals, also of the difference to the cell
+with s = 1, b = 1 (else to the one with either as trained), paired by seed. Where generated images
+are compared with real ones, the interval covers the sampling error of both.
+
+The reference is the data that the model was trained on (--split train), or --data and --data_root,
+or --stats, an npz file with mu and sigma as pytorch-fid writes (which has neither spectrum nor
+classes). KID compares all generated images with all real ones, at most 10,000 of each; from 1,000
+of each on there is also kid_blocks, mean and standard deviation over blocks of 1,000, as papers
+print it. The power of each band has its distance to the data's. The metric classes is the share of
+images that a linear probe puts into the class that was asked for; it is trained on the train split,
+and its share of right answers on the test split stands beside.
+
+The class of each image is drawn at random from --classes and depends on its seed alone. Images
+stream through: memory grows with --n by a few numbers per image only. An interrupted evaluation
+goes on where it was.
 """
 
 import argparse
@@ -35,9 +43,12 @@ if TYPE_CHECKING:  # heavy: imported after the arguments are parsed
     from uvit_lit.distances import Distances
     from uvit_lit.features import Features
     from uvit_lit.generation import Generation
+    from uvit_lit.kid import Blocks
     from uvit_lit.metrics import Estimate
+    from uvit_lit.probe import Probe
 
-METRICS = ("fid", "kid", "precision_recall", "detail")
+METRICS = ("fid", "kid", "precision_recall", "detail", "classes")
+DISTANCES = {"fid", "kid", "precision_recall"}
 SAVE_EVERY = 8  # batches
 
 
@@ -64,6 +75,7 @@ def measure(
     generation: "Generation",
     distances: "Distances | None",
     extract: "Features | None",
+    probe: "Probe | None",
     with_detail: bool,
     state: Path,
     bar: "tqdm",
@@ -71,6 +83,10 @@ def measure(
     """Stream the images of a cell through the metrics; goes on from ``state``, and writes it.
 
     Every device computes images and features; the main process alone measures.
+
+    Returns:
+        (images,) numbers by name: the detail metrics, and ``class_accuracy``, whether the probe
+        puts an image into its class.
     """
     import torch
 
@@ -85,7 +101,7 @@ def measure(
         with suppress(ValueError):  # a damaged file is measured anew
             stored = load(state)
     if stored is not None:
-        first, batches = stored["images"], [stored["detail"]]
+        first, batches = stored["images"], [stored["per_image"]]
         if distances is not None:
             distances.load_state_dict(stored["distances"])
     first = devices.decide(first)
@@ -100,19 +116,30 @@ def measure(
             continue
         if distances is not None:
             distances.update(features)
-        if with_detail:
-            batches.append(detail(images))
+        numbers = detail(images) if with_detail else {}
+        if probe is not None:
+            numbers["class_accuracy"] = probe.agrees(features, torch.tensor(labels))
+        batches.append(numbers)
         done = min(start + size, total)
         if number % SAVE_EVERY == 0 or done == total:
-            if batches:
-                batches = [{name: torch.cat([b[name] for b in batches]) for name in batches[0]}]
+            batches = [{name: torch.cat([b[name] for b in batches]) for name in numbers}]
             content = {
                 "images": done,
-                "detail": batches[0] if batches else {},
+                "per_image": batches[0],
                 "distances": None if distances is None else distances.state_dict(),
             }
             write_torch(state, content)
     return batches[0] if batches else {}
+
+
+def by_class(
+    accuracy: "Tensor", labels: "Tensor", class_names: list[str], features: str
+) -> "dict[str, list[Tensor]]":
+    """Whether each image is put into its class: of all images, and of those of each class."""
+    name = name_of("class_accuracy", features)
+    return {name: [accuracy]} | {
+        f"{name}, {class_names[k]}": [accuracy[labels == k]] for k in labels.unique().tolist()
+    }
 
 
 def name_of(metric: str, features: str) -> str:
@@ -122,33 +149,64 @@ def name_of(metric: str, features: str) -> str:
     return f"{metric}_{features}"
 
 
-def markdown(results: list[dict[str, Any]]) -> str:
-    """Table of the results: one row per metric, one column per cell."""
-    heads = []
-    for result in results:
-        given = {name: value for name, value in result["cell"].items() if value is not None}
-        heads.append(", ".join(f"{k} = {v}" for k, v in given.items()) or "s, b as trained")
-    names = dict.fromkeys(name for result in results for name in result["values"])
-    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+def markdown(columns: dict[str, dict[str, Any]]) -> str:
+    """Table of values by name and column: one row per name."""
+    names = dict.fromkeys(name for values in columns.values() for name in values)
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name in names:
-        row = [cell_text(result["values"].get(name)) for result in results]
+        row = [cell_text(values.get(name)) for values in columns.values()]
         lines.append(f"| {name} | " + " | ".join(row) + " |")
     return "\n".join(lines)
 
 
+def head_of(cell: dict[str, Any]) -> str:
+    """Head of the column of a cell."""
+    given = {name: value for name, value in cell.items() if value is not None}
+    return ", ".join(f"{k} = {v}" for k, v in given.items()) or "s, b as trained"
+
+
 def cell_text(value: Any) -> str:
-    """A number, an estimate with its interval where it has one, or nothing."""
-    if isinstance(value, dict) and value["low"] is not None:
-        return f"{value['mean']:.4g} [{value['low']:.4g}, {value['high']:.4g}]"
-    number = value["mean"] if isinstance(value, dict) else value
-    return "" if number is None else f"{number:.4g}"
+    """A number, with its interval or its standard deviation where it has one, or nothing."""
+    numbers = value if isinstance(value, dict) else {"mean": value}
+    if numbers["mean"] is None:
+        return ""
+    text = f"{numbers['mean']:.4g}"
+    if numbers.get("low") is not None:
+        text += f" [{numbers['low']:.4g}, {numbers['high']:.4g}]"
+    if numbers.get("std") is not None:
+        text += f" (std {numbers['std']:.2g})"
+    return text
 
 
-def plain(value: "float | Estimate") -> Any:
-    """A number or an estimate for JSON, which has no nan: None."""
+def plain(value: "float | Estimate | Blocks") -> Any:
+    """A number or several for JSON, which has no nan: None."""
     if isinstance(value, tuple):
         return {name: plain(number) for name, number in value._asdict().items()}
     return value if math.isfinite(value) else None
+
+
+def check_metrics(args: argparse.Namespace, metrics: set[str]) -> None:
+    """Refuse metrics that are unknown, or that the other options leave without what they need.
+
+    Raises:
+        ValueError: If there are some.
+    """
+    if unknown := metrics - set(METRICS):
+        raise ValueError(
+            f"metrics are {', '.join(sorted(unknown))}; accepted: {', '.join(METRICS)}"
+        )
+    if not metrics & DISTANCES and (args.stats or args.save_stats):
+        raise ValueError("stats and save_stats are of no use to detail and classes; accepted with: "
+                         "fid, kid, precision_recall")  # fmt: skip
+    if "classes" in metrics and args.stats:
+        raise ValueError("stats has no images with classes; accepted with classes: --data")
+    if "precision_recall" in metrics:
+        from uvit_lit.distances import NEIGHBOURS
+
+        if args.n <= NEIGHBOURS:
+            raise ValueError(
+                f"n is {args.n}; accepted with precision_recall: more than {NEIGHBOURS}"
+            )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -164,84 +222,109 @@ def main(arguments: list[str] | None = None) -> None:
     from uvit_lit.generation import Generation
     from uvit_lit.metrics import estimate
     from uvit_lit.overrides import Cell, set_skips
-    from uvit_lit.reference import data_spectrum, find_pixels, load_reference
+    from uvit_lit.reference import (
+        data_spectrum,
+        find_data,
+        labelled_images,
+        load_probe,
+        load_reference,
+        split_pixels,
+    )
 
     with checked_input():
         metrics = set(args.metrics)
-        if unknown := metrics - set(METRICS):
-            raise ValueError(
-                f"metrics are {', '.join(sorted(unknown))}; accepted: {', '.join(METRICS)}"
-            )
-        if metrics == {"detail"} and (args.stats or args.save_stats):
-            raise ValueError("stats and save_stats are of no use to the detail metrics alone; "
-                             "accepted with: fid, kid, precision_recall")  # fmt: skip
-        generation = Generation.from_options(args)
+        check_metrics(args, metrics)
+        generation = Generation.from_options(args, drawn_labels=True)
+        names = generation.model.class_names
+        if "classes" in metrics and not names:
+            raise ValueError("this model has no classes; accepted: other metrics than classes")
         cells = generation.cells(args)
         generation.launch()
-        extract = reference = reference_hash = None
-        pixels = find_pixels(args, generation, metrics)
+        extract = reference = probe = None
+        hashes = dict.fromkeys(("reference_sha256", "probe_sha256"))
+        data = find_data(args, generation, metrics)
+        pixels = None if data is None else split_pixels(data, args.split)
         spectrum = data_spectrum(pixels) if "detail" in metrics and pixels is not None else {}
+        real: dict[str, Any] = {}
         if metrics - {"detail"}:
-            from uvit_lit.distances import NEIGHBOURS, Distances
             from uvit_lit.features import load_features
 
-            if "precision_recall" in metrics and args.n <= NEIGHBOURS:
-                raise ValueError(
-                    f"n is {args.n}; accepted with precision_recall: more than {NEIGHBOURS}"
-                )
+            if "classes" in metrics:
+                train, held_out, source = labelled_images(data, names)
             extract = load_features(args.features, generation.devices, args.inception_weights)
-            reference, reference_hash = load_reference(args, extract, generation, pixels)
+        if metrics & DISTANCES:
+            from uvit_lit.distances import Distances
+
+            reference, hashes["reference_sha256"] = load_reference(args, extract, pixels)
             Distances(reference, metrics)
             if args.save_stats is not None and generation.devices.is_main:
                 reference.write(args.save_stats)
+        if "classes" in metrics:
+            probe, hashes["probe_sha256"] = load_probe(args, extract, train, held_out)
+            asked = torch.isin(probe.labels, torch.tensor(generation.labels))
+            samples = by_class(probe.right[asked], probe.labels[asked], names, args.features)
+            shares = {name: plain(estimate(*v)) for name, v in samples.items() if len(v[0])}
+            real = {"images": source, "values": shares}
         identity = {
             **generation.identity(),
             "training_steps": generation.model.step,
             "images": args.n,
             "first_seed": args.seed,
-            "labels": "in turn" if args.classes is None else args.classes,
+            "labels": f"at random of {args.classes or 'all'}",
             "skips": generation.model.choose_skips(args.skips),
             "t_range": args.t_range,
             "t_fade": args.t_fade,
             "features": args.features if extract is not None else None,
             "reference": str(args.stats or [args.data, args.data_root, args.split]),
-            "reference_sha256": reference_hash,
+            **hashes,
             "metrics": sorted(metrics),
             "design": [args.order, args.ripple, args.attenuation, args.b_channels],
         }
         out = generation.directory(args.out, "evaluation", identity)
 
-    paired: dict[Cell, dict[str, torch.Tensor]] = {}  # numbers of images, or of blocks of them
+    paired: dict[Cell, dict[str, list[torch.Tensor]]] = {}  # numbers of images, by their seeds
     results = []
     with checked_input(), generation.bar(len(cells), desc="evaluate") as bar:
         for cell in cells:
             set_skips(generation.model, args, **cell._asdict())
             distances = None if reference is None else Distances(reference, metrics)
             state = out / f"{cell.stem()}.state"
-            details = measure(generation, distances, extract, "detail" in metrics, state, bar)
+            numbers = measure(
+                generation, distances, extract, probe, "detail" in metrics, state, bar
+            )
             if not generation.devices.is_main:
                 continue
-            values: dict[str, Any] = {}
             computed = distances.compute() if distances else {}
-            measured = {name_of(name, args.features): v for name, v in computed.items()} | details
-            paired[cell] = {name: v for name, v in measured.items() if torch.is_tensor(v)}
+            measured = {name_of(name, args.features): v for name, v in computed.items()}
+            if probe is not None:
+                right, labels = numbers.pop("class_accuracy"), torch.tensor(generation.labels)
+                measured |= by_class(right, labels, names, args.features)
+            measured |= {name: [v] for name, v in numbers.items()}
+            paired[cell] = {name: v for name, v in measured.items() if isinstance(v, list)}
+            values: dict[str, Any] = {}
             for name, value in measured.items():
-                values[name] = plain(estimate(value) if torch.is_tensor(value) else value)
+                values[name] = plain(estimate(*value) if isinstance(value, list) else value)
                 if name in spectrum:
-                    values[f"{name}, above the data"] = plain(estimate(value - spectrum[name]))
+                    values[f"{name}, above the data"] = plain(estimate(*value, -spectrum[name]))
             results.append({"cell": cell._asdict(), "values": values})
     if not generation.devices.is_main:
         return
     for cell, result in zip(cells, results, strict=True):
         unchanged = cell.unchanged(paired)
         if unchanged is not None and unchanged != cell:
-            for name, numbers in paired[cell].items():
-                difference = plain(estimate(numbers - paired[unchanged][name]))
-                result["values"][f"{name}, difference"] = difference
+            for name, samples in paired[cell].items():
+                others = paired[unchanged][name]
+                differences = [
+                    x.double() - y.double() for x, y in zip(samples, others, strict=True)
+                ]
+                result["values"][f"{name}, difference"] = plain(estimate(*differences))
     with checked_input():
-        report = {**identity, "results": results}
+        report = {**identity, "real": real, "results": results}
         write(out / "results.json", json.dumps(report, indent=2, allow_nan=False).encode())
-        text = markdown(results)
+        columns = {head_of(result["cell"]): result["values"] for result in results}
+        if real:
+            columns[f"real images ({real['images']})"] = real["values"]
+        text = markdown(columns)
         write(out / "results.md", text.encode())
     print(text)
     print(out / "results.json")

@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,16 +14,18 @@ from torchvision.transforms.functional import gaussian_blur
 
 import evaluate
 import train
+from uvit_lit.checkpoint import load_model
 from uvit_lit.devices import Devices
-from uvit_lit.distances import BLOCK, Distances, Reference
+from uvit_lit.distances import KEPT, Distances, Reference
 from uvit_lit.features import Features, load_features
 from uvit_lit.folder import load_folder
-from uvit_lit.generation import Generation
+from uvit_lit.generation import Generation, draw_labels
 from uvit_lit.metrics import band_decibels, estimate
 from uvit_lit.sampler import to_uint8
 from uvit_lit.shapes import draw_shapes
 
 CPU = Devices(torch.device("cpu"))
+METRICS = "fid,kid,detail,classes"
 
 
 def moments(images):
@@ -57,37 +60,22 @@ def test_the_frechet_distance_of_shifted_gaussians():
 
 
 def test_kid_is_zero_for_equal_distributions_and_grows_with_the_damage():
-    real, alike = vectors(5000), vectors(5000, seed=1)
-    mean, low, high = estimate(distances(real, alike, ["kid"])["kid"])
+    real, alike = vectors(2000), vectors(2000, seed=1)
+    mean, low, high = estimate(*distances(real, alike, ["kid"])["kid"])
     assert low < 0 < high
-    near, far = (estimate(distances(real, vectors(5000, shift, 2), ["kid"])["kid"])
+    near, far = (estimate(*distances(real, vectors(2000, shift, 2), ["kid"])["kid"])
                  for shift in (0.3, 0.6))  # fmt: skip
     assert mean < near.low
     assert near.high < far.low
 
 
-def test_kid_is_that_of_torchmetrics():
-    from torchmetrics.image.kid import KernelInceptionDistance
-
-    real, generated = vectors(100), vectors(100, 0.2, 1)
-    network = torch.nn.Identity()
-    network.num_features = 6
-    theirs = KernelInceptionDistance(feature=network, subsets=1, subset_size=100)
-    theirs.update(real, real=True)
-    theirs.update(generated, real=False)
-    ours = distances(real, generated, ["kid"])["kid"].item()
-    expected = float(theirs.compute()[0])  # in float32, in a random order
-    assert ours == pytest.approx(expected, abs=3e-6)
-
-
-@pytest.mark.parametrize(("real", "generated"), [(1000, 50), (60, 1000), (20, 15)])
-def test_kid_of_few_images_is_unbiased(real, generated):
-    """The mean over many draws; of sets of unequal sizes torchmetrics' formula is far above 0."""
-    draws = [distances(vectors(real, seed=k), vectors(generated, seed=1000 + k), ["kid"])
-             for k in range(40)]  # fmt: skip
-    means = torch.tensor([draw["kid"].mean() for draw in draws])
-    assert abs(means.mean()) < 4 * means.std() / len(means) ** 0.5
-    assert means.std() < 0.6
+def test_batches_do_not_change_kid():
+    real, generated = vectors(1000), vectors(1100, 0.2, 1)
+    whole, parts = (distances(real, generated, ["kid"], batch) for batch in (1100, 64))
+    for one, other in zip(whole["kid"], parts["kid"], strict=True):
+        assert torch.equal(one, other)
+    assert whole["kid_blocks"] == parts["kid_blocks"]
+    assert whole["kid_blocks"].mean == pytest.approx(estimate(*whole["kid"]).mean, rel=0.2)
 
 
 def test_precision_and_recall_of_a_mode_that_is_missing():
@@ -105,17 +93,18 @@ def test_a_stream_that_is_interrupted_goes_on():
     other = Distances(reference(real), {"fid", "kid", "precision_recall"})
     other.load_state_dict(stream.state_dict())
     other.update(generated[601:])
-    for name, value in other.compute().items():
-        assert value == pytest.approx(whole[name], rel=1e-9, nan_ok=True), name
+    resumed = other.compute()
+    for one, two in zip(whole.pop("kid"), resumed.pop("kid"), strict=True):
+        assert torch.equal(one, two)
+    assert resumed == pytest.approx(whole, rel=1e-9)
 
 
 def test_memory_does_not_grow_with_the_samples():
     stream = Distances(reference(vectors(700)), {"fid", "kid"})
-    for seed in range(20):
+    for seed in range(25):
         stream.update(vectors(450, seed=seed))
-        held = len(stream.pending) + len(stream.kept)
-        assert held < BLOCK
-    assert stream.count == 9000
+        assert len(stream.kept) <= KEPT
+    assert stream.count == 11_250
 
 
 def test_statistics_have_the_layout_of_pytorch_fid(tmp_path):
@@ -160,10 +149,8 @@ def test_names_say_the_features_and_differences_are_paired(run):
     difference = low["total_variation, difference"]["mean"]
     expected = low["total_variation"]["mean"] - neutral["total_variation"]["mean"]
     assert difference == pytest.approx(expected)
-    results = run("--s", "0.2,1", "--metrics", "kid", "--n", "72")["results"]
-    low, neutral = (result["values"] for result in results)
     kid = "kid_test_evaluate:moments"
-    difference = low[f"{kid}, difference"]  # of three blocks of as many images as there are real
+    difference = low[f"{kid}, difference"]
     assert difference["mean"] == pytest.approx(low[kid]["mean"] - neutral[kid]["mean"])
     assert difference["low"] < difference["mean"] < difference["high"]
     assert (report["images"], report["first_seed"], report["steps"]) == (12, 0, 2)
@@ -186,11 +173,13 @@ def test_without_s_and_b_the_model_is_measured_as_it_was_trained(run, folder):
 def test_the_power_of_a_band_is_compared_with_that_of_the_data(run, trained):
     root = trained.parents[4]
     data = load_folder(root / "images" / "train", 16, root / "cache").pixels
-    expected = float(band_decibels(data)["power_0.75-1.41_db"].mean())
+    of_data = estimate(band_decibels(data)["power_0.75-1.41_db"])
     (result,) = run("--metrics", "detail")["results"]
     values = result["values"]
-    above = values["power_0.75-1.41_db, above the data"]["mean"]
-    assert above == pytest.approx(values["power_0.75-1.41_db"]["mean"] - expected)
+    own, above = (values[f"power_0.75-1.41_db{end}"] for end in ("", ", above the data"))
+    assert above["mean"] == pytest.approx(own["mean"] - of_data.mean)
+    widths = [own["high"] - own["low"], of_data.high - of_data.low]
+    assert max(widths) < above["high"] - above["low"] < sum(widths)  # of both samples
 
 
 def test_detail_can_do_without_the_data(run, trained):
@@ -235,7 +224,7 @@ def test_other_skips_are_another_evaluation(run):
 
 
 def test_an_interrupted_evaluation_goes_on(run, monkeypatch, tmp_path):
-    whole = run("--metrics", "fid,kid,detail", "--n", "20")
+    whole = run("--metrics", METRICS, "--n", "20")
     monkeypatch.setattr(evaluate, "SAVE_EVERY", 1)
     original, calls = Generation.run, []
 
@@ -249,21 +238,52 @@ def test_an_interrupted_evaluation_goes_on(run, monkeypatch, tmp_path):
     for path in (tmp_path / "out").rglob("*.state"):
         path.unlink()
     with pytest.raises(KeyboardInterrupt):
-        run("--metrics", "fid,kid,detail", "--n", "20")
-    assert run("--metrics", "fid,kid,detail", "--n", "20") == whole
+        run("--metrics", METRICS, "--n", "20")
+    assert run("--metrics", METRICS, "--n", "20") == whole
     assert [seeds[0] for seeds in calls] == [0, 5, 10, 10, 15]
 
 
-@pytest.mark.parametrize("pattern", ["out/*/*.state", "data/cache/reference_*.npz"])
+@pytest.mark.parametrize(
+    "pattern", ["out/*/*.state", "data/cache/reference_*.npz", "data/cache/probe_*.pt"]
+)
 def test_what_was_kept_and_is_damaged_is_computed_again(run, tmp_path, pattern):
-    whole = run("--metrics", "fid,detail")
+    whole = run("--metrics", "fid,detail,classes")
     (path,) = tmp_path.glob(pattern)
     path.write_bytes(path.read_bytes()[:300])
-    assert run("--metrics", "fid,detail") == whole
+    assert run("--metrics", "fid,detail,classes") == whole
+
+
+def test_the_class_of_an_image_depends_on_its_seed_alone(trained):
+    """Whatever its place and the batch; every class comes about equally often."""
+    model = load_model(trained)
+    labels = draw_labels(model, None, range(2000))
+    assert labels[700:800] == draw_labels(model, None, range(700, 800))
+    assert sum(labels) == pytest.approx(1000, abs=90)  # four standard deviations
+    assert set(draw_labels(model, ["ship"], range(20))) == {1}
+    assert draw_labels(replace(model, class_names=[]), None, range(3)) is None
+
+
+def test_the_share_that_is_put_into_its_class(run, trained):
+    """Overall and by class, beside real images; differences are paired by seed."""
+    report = run("--s", "0.2,1", "--metrics", "classes,detail", "--n", "40")
+    name = "class_accuracy_test_evaluate:moments"
+    low, neutral = (result["values"] for result in report["results"])
+    labels = draw_labels(load_model(trained), None, range(40))
+    of_each = [low[f"{name}, {kind}"]["mean"] for kind in ("cat", "ship")]
+    overall = (labels.count(0) * of_each[0] + labels.count(1) * of_each[1]) / 40
+    assert low[name]["mean"] == pytest.approx(overall)
+    difference = low[f"{name}, difference"]["mean"]
+    assert difference == pytest.approx(low[name]["mean"] - neutral[name]["mean"])
+    assert report["real"]["images"] == "test split"
+    assert report["real"]["values"].keys() == {name, f"{name}, cat", f"{name}, ship"}
+    assert report["results"][0]["cell"]["s"] == 0.2
+    assert run("--metrics", "classes", "--classes", "cat")["real"]["values"].keys() == {
+        name, f"{name}, cat"
+    }  # fmt: skip
 
 
 def test_a_finished_evaluation_is_shown_again(run):
-    assert run("--metrics", "fid,kid,detail") == run("--metrics", "fid,kid,detail")
+    assert run("--metrics", METRICS) == run("--metrics", METRICS)
 
 
 def test_numbers_that_are_nearly_equal_are_other_cells(run):
@@ -312,6 +332,9 @@ def test_the_reference_is_built_once(run, tmp_path, monkeypatch):
         (["--metrics", "precision_recall", "--n", "3"], "n is 3; accepted"),
         (["--features", "math:pi"], "features math:pi fail on"),
         (["--stats", __file__], "cannot be read"),
+        (["--metrics", "classes,fid", "--stats", "x.npz"], "stats has no images with classes"),
+        (["--metrics", "classes", "--data", "shapes"], "the model has the classes cat, ship, the"),
+        (["--seed", "4294967293"], "seed is 4294967296; accepted: 0 to below 2^32"),
     ],
 )
 def test_mistakes_are_one_line(run, capsys, trained, tmp_path, arguments, message):
@@ -321,6 +344,15 @@ def test_mistakes_are_one_line(run, capsys, trained, tmp_path, arguments, messag
     assert status == 2
     assert message in line
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unconditional_model_has_no_classes_to_measure(trained, capsys, monkeypatch):
+    model = replace(load_model(trained), class_names=[])
+    monkeypatch.setattr("uvit_lit.generation.load_model", lambda *_, **__: model)
+    arguments = ["--ckpt", str(trained), "--metrics", "classes"]
+    status, line = error_line(capsys, evaluate.main, arguments)
+    assert status == 2
+    assert "this model has no classes; accepted: other metrics" in line
 
 
 def test_the_offline_features_are_real(tmp_path):
@@ -370,8 +402,9 @@ def test_code_in_inception_weights_is_refused_and_not_run(tmp_path):
 @pytest.mark.slow
 def test_kid_of_real_features_is_zero_for_real_images_and_grows_with_the_damage():
     extract = load_features("efficientnet-lite0", CPU)
-    images, _ = draw_shapes(600, 32, seed=0)
-    real, others = images[:300], images[300:]
+    images, _ = draw_shapes(3000, 32, seed=0)  # of which the classes take turns
+    images = images[torch.randperm(3000, generator=torch.Generator().manual_seed(0))]
+    real, others = images[:300], images[300:600]
 
     def blurred(sigma):
         return to_uint8(gaussian_blur(others / 127.5 - 1, 9, sigma))
@@ -385,7 +418,7 @@ def test_kid_of_real_features_is_zero_for_real_images_and_grows_with_the_damage(
     def kid(damaged):
         stream = Distances(measured, {"kid"})
         stream.update(extract(damaged))
-        return estimate(stream.compute()["kid"])
+        return estimate(*stream.compute()["kid"])
 
     mean, low, high = kid(others)
     assert low < 0 < high

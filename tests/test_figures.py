@@ -106,7 +106,8 @@ def test_recipes_are_compared_by_pairs_of_the_same_seed():
 
 
 def test_the_comparison_is_drawn():
-    runs = [made_run(filter, 0, filter, **{"validation loss, t 0.00-0.25": loss, "kid_x": loss})
+    runs = [made_run(filter, 0, filter, **{"validation loss, t 0.00-0.25": loss, "kid_x": loss,
+                                           "kid_blocks_x": loss})
             for filter, loss in (("none", 2.0), ("step", 1.0))]  # fmt: skip
     *gains, by_time, kid = compare.plot_comparison(runs).axes
     assert [len(lines(axes)) for axes in gains] == [1, 1]  # of the step alone

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 
 from uvit_lit import metrics
 
@@ -125,3 +126,23 @@ def test_the_interval_holds_the_mean_as_often_as_it_says():
     held = sum(low <= 3 <= high for _, low, high in map(metrics.estimate, samples))
     assert held / 4000 == pytest.approx(0.95, abs=0.015)
     assert str(metrics.estimate(torch.tensor([2.0]))[:]) == "(2.0, nan, nan)"
+
+
+def test_the_interval_of_a_difference_knows_both_samples():
+    """Many exact numbers beside few scattered ones: Welch's interval is nearly that of the few."""
+    generator = torch.Generator().manual_seed(0)
+    many, few = (scale * torch.randn(2000, n, generator=generator, dtype=torch.float64)
+                 for scale, n in ((1, 100), (3, 8)))  # fmt: skip
+    estimates = [metrics.estimate(x + 3, -y) for x, y in zip(many, few, strict=True)]
+    held = sum(low <= 3 <= high for _, low, high in estimates)
+    assert held / 2000 == pytest.approx(0.95, abs=0.02)
+    one = metrics.estimate(many[0], -few[0])
+    welch = stats.ttest_ind(many[0], few[0], equal_var=False).confidence_interval()
+    assert one[1:] == pytest.approx(tuple(welch))
+    assert str(metrics.estimate(torch.zeros(3), torch.zeros(3))[:]) == "(0.0, 0.0, 0.0)"
+
+
+def test_a_share_has_an_interval_even_if_it_is_all_or_nothing():
+    mean, low, high = metrics.estimate(torch.ones(50, dtype=torch.bool))
+    assert (mean, high) == (1, 1)
+    assert 0.9 < low < 0.95

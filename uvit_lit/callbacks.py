@@ -18,7 +18,7 @@ from tqdm import tqdm
 from uvit_lit.averaging import averaged_weights
 from uvit_lit.figures import plot_gains, plot_spectra
 from uvit_lit.module import DiffusionModule
-from uvit_lit.sampler import check_solver, sample, to_uint8
+from uvit_lit.sampler import check_seeds, check_solver, sample, to_uint8
 from uvit_lit.skips import LongSkip
 from uvit_lit.steps import StepCallback, is_due, is_logged
 
@@ -151,7 +151,7 @@ class SampleGrid(StepCallback):
     Args:
         every_n_steps: Optimiser steps between two grids, at least 1; the last step has one too.
         count: Number of images; the classes take turns.
-        seed: Seed of the first image; the next have the next ones.
+        seed: Seed of the first image; the next have the next ones, all below 2^32.
         solver: One of ``uvit_lit.sampler.SOLVERS``.
         steps: Steps of the solver.
         columns: Images per row of the grid.
@@ -174,8 +174,7 @@ class SampleGrid(StepCallback):
                 f"every_n_steps is {every_n_steps}, count {count}, columns {columns}; "
                 "accepted: at least 1"
             )
-        if not 0 <= seed <= 2**63 - count:
-            raise ValueError(f"seed is {seed}; accepted: 0 to below 2^63, for every image")
+        check_seeds(range(seed, seed + count))
         check_solver(solver, steps)
         self.every_n_steps, self.columns = every_n_steps, columns
         self.count, self.seed, self.solver, self.steps = count, seed, solver, steps

@@ -112,7 +112,8 @@ def add_sampling_options(parser: argparse.ArgumentParser, n: int) -> None:
     """Add the options of everything that samples; ``n`` is the default number of images."""
     add_model_options(parser)
     add = parser.add_argument
-    add("--classes", type=comma_list(str), help="class names or numbers, in turn (default: all)")
+    add("--classes", type=comma_list(str), help="class names or numbers (default: all); "
+        "evaluate.py draws one for each image, the others cycle through them")  # fmt: skip
     add("--cfg", type=float, default=1.0, help="guidance scale; 1 (default): no guidance")
     add("--n", type=int, default=n, help=f"number of images (default: {n})")
     add("--seed", type=int, default=0, help="seed of the first image (default: 0)")

@@ -15,6 +15,7 @@ two on, the 95 % interval of Student's t. --figure draws what was learned, the l
 
 import argparse
 import json
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -233,7 +234,7 @@ def plot_comparison(runs: Sequence[Run]) -> Figure:
     halves[0].supxlabel(FREQUENCY_LABEL, fontsize=9)
     names = dict.fromkeys(name for run in base for name in run.values)
     quarters = [name for name in names if name.startswith(BY_TIME)]
-    metrics = [name for name in names if name.startswith("kid_")]
+    metrics = [name for name in names if re.match("kid_(?!blocks)", name)]
     by_time, *others = halves[1].subplots(1, 1 + len(metrics), squeeze=False)[0]
     by_time.axhline(0, color="0.7", linewidth=0.8, zorder=0)
     by_time.set(ylabel=f"validation loss\nagainst {base[0].recipe} (%)", xlabel="t")

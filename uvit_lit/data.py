@@ -26,7 +26,11 @@ NAMES = ("cifar10", "cifar100", "folder", "shapes")
 
 
 def derive_seed(*key: int) -> int:
-    """Hash integers into one seed (``numpy.random.SeedSequence``), at least 0, below 2^63."""
+    """Hash integers into one seed (``numpy.random.SeedSequence``), at least 0, below 2^63.
+
+    A generator of torch on the CPU uses its last 32 bits: of 100,000 batches, one pair on average
+    shares its random numbers.
+    """
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 

@@ -1,13 +1,14 @@
 """Distances between generated and real images in a feature space, as a stream.
 
-The formulas are those of ``torchmetrics`` (Frechet distance, polynomial MMD) and ``torch-fidelity``
-(precision and recall). Images go by in batches; what is kept is sums, and for precision and recall
-at most ``KEPT`` feature vectors.
+The formulas are those of ``torchmetrics`` (Frechet distance), ``uvit_lit.kid`` and
+``torch-fidelity`` (precision and recall). Images go by in batches; what is kept is sums, and for
+all but the Frechet distance the first ``KEPT`` feature vectors.
 """
 
 import importlib.util
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -16,18 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import poly_mmd
 from tqdm import tqdm
 
 from uvit_lit.features import Features
 from uvit_lit.files import replacing
+from uvit_lit.kid import kid, kid_of_blocks, mean_kernel
 
 KEPT = 10_000
 """Feature vectors that are kept, of the reference and of the generated images."""
-
-BLOCK = 100
-"""Images in a block of KID, or as many as there are real or generated ones: the estimate is
-unbiased at any size, the blocks give its interval. Only whole blocks count."""
 
 NEIGHBOURS = 3
 """Whose distance is the radius of a ball (Kynkaanniemi et al. 2019; ``torch-fidelity``)."""
@@ -70,6 +67,11 @@ class Reference:
         mu = stream.real_features_sum / count
         sigma = (stream.real_features_cov_sum - count * torch.outer(mu, mu)) / (count - 1)
         return cls(mu, sigma, torch.cat(kept)[:KEPT])
+
+    @cached_property
+    def kernel(self) -> Tensor:
+        """``mean_kernel`` of the kept features: (images,) float64."""
+        return mean_kernel(self.features)
 
     def write(self, path: Path) -> None:
         """Write in the layout of pytorch-fid (mu, sigma), with the kept features beside."""
@@ -152,8 +154,6 @@ class Distances:
         self.frechet.real_features_cov_sum = reference.sigma + two * torch.outer(
             reference.mu, reference.mu
         )
-        self.pending = torch.empty(0, len(reference.mu))
-        self.block_mmds: list[float] = []
         self.kept = torch.empty(0, len(reference.mu))
         self.count = 0
 
@@ -162,34 +162,26 @@ class Distances:
         self.count += len(features)
         if "fid" in self.metrics:
             self.frechet.update(features, real=False)
-        if "precision_recall" in self.metrics and len(self.kept) < KEPT:
+        if self.metrics & {"kid", "precision_recall"} and len(self.kept) < KEPT:
             self.kept = torch.cat([self.kept, features])[:KEPT]
-        if "kid" in self.metrics:
-            self.pending = torch.cat([self.pending, features])
-            size = min(BLOCK, len(self.reference.features))
-            while len(self.pending) >= size:
-                self.block_mmds.append(self._mmd(self.pending[:size]))
-                self.pending = self.pending[size:]
-
-    def _mmd(self, generated: Tensor) -> float:
-        """Unbiased squared MMD, with the kernel of KID, to the next as many real images."""
-        real, size = self.reference.features, len(generated)  # poly_mmd takes equal numbers
-        first = (len(self.block_mmds) * size) % (len(real) - size + 1)
-        return float(poly_mmd(real[first : first + size].double(), generated.double()))
 
     def compute(self) -> dict[str, Any]:
-        """Values of the metrics: numbers, and of KID the (blocks,) values whose mean it is.
+        """Values of the metrics by name.
 
-        Equal seeds make equal blocks, so that the KIDs of two settings can be paired by block.
+        Returns:
+            Numbers; for ``kid`` the two samples of ``uvit_lit.kid.kid``, the generated images in
+            the order of their seeds, so that two settings can be paired; ``kid_blocks`` where
+            there are enough images for it.
         """
         values: dict[str, Any] = {}
         if "fid" in self.metrics:
             values["fid"] = float(self.frechet.compute()) if self.count > 1 else math.nan
         if "kid" in self.metrics:
-            blocks = self.block_mmds
-            if not blocks and len(self.pending) > 1:
-                blocks = [self._mmd(self.pending)]
-            values["kid"] = torch.tensor(blocks, dtype=torch.float64)
+            real = self.reference.features
+            values["kid"] = kid(self.kept, real, self.reference.kernel)
+            blocks = kid_of_blocks(self.kept, real)
+            if blocks is not None:
+                values["kid_blocks"] = blocks
         if "precision_recall" in self.metrics:
             from torch_fidelity.metric_prc import calculate_precision_recall_full
 
@@ -205,8 +197,6 @@ class Distances:
         """What an interrupted evaluation goes on from."""
         return {
             "frechet": {name: getattr(self.frechet, name) for name in FAKE},
-            "pending": self.pending,
-            "block_mmds": self.block_mmds,
             "kept": self.kept,
             "count": self.count,
         }
@@ -215,8 +205,7 @@ class Distances:
         """Go on from ``state_dict``."""
         for name in FAKE:
             setattr(self.frechet, name, state["frechet"][name])
-        self.pending, self.kept = state["pending"], state["kept"]
-        self.block_mmds, self.count = list(state["block_mmds"]), state["count"]
+        self.kept, self.count = state["kept"], state["count"]
 
 
 FAKE = ("fake_features_sum", "fake_features_cov_sum", "fake_features_num_samples")

@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -21,24 +22,61 @@ from uvit_lit.denoiser import Guided
 from uvit_lit.devices import Devices, choose_device, count_devices
 from uvit_lit.files import file_hash
 from uvit_lit.overrides import Cell, describe, set_skips
-from uvit_lit.sampler import autocast, check_solver, count_calls, sample, to_uint8
+from uvit_lit.sampler import (
+    autocast,
+    check_seeds,
+    check_solver,
+    count_calls,
+    sample,
+    to_uint8,
+)
+
+LABELS = 1
+"""Sets the random numbers of the labels apart from others of the same seed."""
 
 
-def choose_labels(model: Model, classes: Sequence[str | int] | None, n: int) -> list[int] | None:
-    """Label of each image: the chosen classes, by name or number, take turns.
+def find_labels(model: Model, classes: Sequence[str | int] | None) -> list[int]:
+    """Labels of the chosen classes, by name or number; of all by default.
+
+    Returns:
+        At least one label; none of a model without classes.
 
     Raises:
         ValueError: If the model lacks one of the classes.
     """
     known = model.class_names
-    if not known:
-        if classes:
-            raise ValueError(
-                f"this model has no classes: {', '.join(map(str, classes))} cannot be chosen"
-            )
+    if classes and not known:
+        raise ValueError(
+            f"this model has no classes: {', '.join(map(str, classes))} cannot be chosen"
+        )
+    return [find_class(name, known) for name in classes] if classes else list(range(len(known)))
+
+
+def choose_labels(model: Model, classes: Sequence[str | int] | None, n: int) -> list[int] | None:
+    """Label of each image: cycles through the chosen classes; None for a model without classes.
+
+    Raises:
+        ValueError: If the model lacks one of the classes.
+    """
+    labels = find_labels(model, classes)
+    return [labels[k % len(labels)] for k in range(n)] if labels else None
+
+
+def draw_labels(
+    model: Model, classes: Sequence[str | int] | None, seeds: Sequence[int]
+) -> list[int] | None:
+    """Label of each image: drawn from the chosen classes, a function of its seed alone.
+
+    Images of such labels are independent of each other, as the intervals of their figures suppose.
+
+    Raises:
+        ValueError: If the model lacks one of the classes, or a seed is outside its range.
+    """
+    check_seeds(seeds)
+    labels = find_labels(model, classes)
+    if not labels:
         return None
-    labels = [find_class(name, known) for name in classes] if classes else range(len(known))
-    return [labels[k % len(labels)] for k in range(n)]
+    return [labels[np.random.default_rng([LABELS, seed]).integers(len(labels))] for seed in seeds]
 
 
 def find_autoencoder(
@@ -60,7 +98,7 @@ class Generation:
 
     Attributes:
         model: The trained model.
-        seeds: One per image.
+        seeds: One per image, 0 to below 2^32.
         labels: One per image; None for a model without classes.
         cfg: Guidance scale; 1 is no guidance.
         solver: One of ``uvit_lit.sampler.SOLVERS``.
@@ -92,8 +130,7 @@ class Generation:
         ):  # fmt: skip
             if number < 1:
                 raise ValueError(f"{name} is {number}; accepted: at least 1")
-        if self.seeds[0] < 0 or self.seeds[-1] >= 2**63:
-            raise ValueError(f"seed is {self.seeds[0]}; accepted: 0 to below 2^63, for every image")
+        check_seeds(self.seeds)
         if not (math.isfinite(self.cfg) and self.cfg >= 0):
             raise ValueError(f"cfg is {self.cfg}; accepted: a number of at least 0")
         check_latents(self.autoencoder, self.model.image_shape[0])
@@ -104,8 +141,12 @@ class Generation:
             )
 
     @classmethod
-    def from_options(cls, args: argparse.Namespace) -> "Generation":
+    def from_options(cls, args: argparse.Namespace, drawn_labels: bool = False) -> "Generation":
         """Load the model that the options of ``uvit_lit.cli.add_sampling_options`` name.
+
+        Args:
+            args: The options.
+            drawn_labels: Whether labels are drawn at random; else they cycle through the classes.
 
         Raises:
             ValueError: If an option is outside its range or does not fit the model.
@@ -116,7 +157,11 @@ class Generation:
             args.ckpt, img_size=args.img_size, num_heads=args.num_heads, schedule=args.schedule
         )
         seeds = list(range(args.seed, args.seed + args.n))
-        labels = choose_labels(model, args.classes, args.n)
+        labels = (
+            draw_labels(model, args.classes, seeds)
+            if drawn_labels
+            else choose_labels(model, args.classes, args.n)
+        )
         return cls(
             model, seeds, labels, args.cfg, args.solver, args.steps, args.batch_size, devices,
             find_autoencoder(model, args.vae), args.reuse, args.precision,
@@ -257,7 +302,7 @@ def generate(
     Args:
         model: From ``load_model``.
         n: Number of images, at least 1.
-        seed: Seed of the first; the next have the next ones.
+        seed: Seed of the first; the next have the next ones, all below 2^32.
         classes: Names or numbers of classes, in turn; None for all.
         cfg: Guidance scale; 1 is no guidance.
         solver: One of ``uvit_lit.sampler.SOLVERS``.

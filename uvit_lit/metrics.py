@@ -169,15 +169,37 @@ class Estimate(NamedTuple):
     high: float
 
 
-def estimate(values: Tensor) -> Estimate:
-    """Mean of (images,) numbers with its 95 % interval from Student's t distribution.
+def estimate(*samples: Tensor) -> Estimate:
+    """Sum of the means of independent samples, with its 95 % interval.
+
+    Args:
+        samples: (images,) numbers each: one sample for a mean, two for what compares generated
+            images with real ones, of which both are drawn at random.
+
+    Returns:
+        The interval is that of Student's t distribution, for several samples with the degrees of
+        freedom of Welch and Satterthwaite. The mean of booleans, a share, has Wilson's interval.
+
+    References:
+        Welch, "The generalization of Student's problem", Biometrika 1947.
+        Wilson, "Probable inference", JASA 1927.
 
     >>> [round(x, 3) for x in estimate(torch.tensor([1.0, 2.0, 3.0]))]
     [2.0, -0.484, 4.484]
+    >>> [round(x, 3) for x in estimate(torch.tensor([True, True, True, False]))]
+    [0.75, 0.301, 0.954]
     """
-    count, mean = len(values), float(values.double().mean())
-    if count < 2:
+    first, *more = samples
+    if first.dtype == torch.bool and not more:
+        share = stats.binomtest(int(first.sum()), len(first))
+        low, high = share.proportion_ci(0.95, "wilson")
+        return Estimate(float(share.statistic), float(low), float(high))
+    mean = sum(float(sample.double().mean()) for sample in samples)
+    if min(map(len, samples)) < 2:
         return Estimate(mean, math.nan, math.nan)
-    error = float(values.double().std()) / math.sqrt(count)
-    half = float(stats.t.ppf(0.975, count - 1)) * error
+    squares = [float(sample.double().var()) / len(sample) for sample in samples]
+    total = sum(squares)
+    spread = sum(x**2 / (len(sample) - 1) for x, sample in zip(squares, samples, strict=True))
+    freedom = total**2 / spread if spread else 1
+    half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(total)
     return Estimate(mean, mean - half, mean + half)

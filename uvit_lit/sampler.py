@@ -1,6 +1,7 @@
 """Noise to images: one seed per image, the solvers of diffusers, a progress bar."""
 
 import importlib
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -33,6 +34,9 @@ PURE_NOISE = 160.0
 of an image is left there. The VP-SDE ends at 152; the cosine schedule at 20,000, and without this
 bound 10 of 25 steps would be spent beyond t = 0.99."""
 
+SEEDS = 2**32
+"""Number of seeds: torch's generator on the CPU takes them modulo 2^32."""
+
 STOCHASTIC = ("ddpm", "sde-dpmpp")
 """Solvers that add noise on the way; the others are deterministic given the first noise."""
 
@@ -59,6 +63,13 @@ def check_solver(name: str, steps: int) -> None:
         raise ValueError(f"solver is {name!r}; accepted: {', '.join(SOLVERS)}")
     if not 1 <= steps <= STEPS:
         raise ValueError(f"steps is {steps}; accepted: 1 to {STEPS}")
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raise a ``ValueError`` unless every seed is at least 0 and below ``SEEDS``."""
+    wrong = next((seed for seed in seeds if not 0 <= seed < SEEDS), None)
+    if wrong is not None:
+        raise ValueError(f"seed is {wrong}; accepted: 0 to below 2^32, for every image")
 
 
 def make_solver(name: str, model: Denoiser | Guided, steps: int) -> Any:
@@ -122,7 +133,7 @@ def sample(
     Args:
         model: A denoiser, or guidance around one, on ``device`` and in evaluation mode.
         shape: Channels, height and width.
-        seeds: One per image, each at least 0.
+        seeds: One per image, 0 to below 2^32.
         labels: One per image; None for no class.
         solver: One of ``SOLVERS``.
         steps: Steps of the solver, 1 to 1000.
@@ -137,8 +148,10 @@ def sample(
         (images, channels, height, width) float32 on the CPU, around [-1, 1], not clipped.
 
     Raises:
-        ValueError: If the solver, the steps, the reuse or the precision are not accepted.
+        ValueError: If the seeds, the solver, the steps, the reuse or the precision are not
+            accepted.
     """
+    check_seeds(seeds)
     images = []
     with autocast(device, precision):
         for start in range(0, len(seeds), batch_size):
