@@ -68,15 +68,20 @@ def test_a_window_outside_0_to_1_is_named():
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_the_snr_weighs_the_error_of_x0_alike_whatever_is_predicted(prediction):
-    denoiser, t = Denoiser(nn.Identity(), "cosine", prediction), torch.tensor([0.1, 0.5, 0.9])
+def test_the_weighted_loss_is_that_of_the_velocity_whatever_is_predicted(prediction):
+    """The straight path z = (1 - u) eps + u x0, with u where its noise level is that of t."""
+    denoiser, t = Denoiser(nn.Identity(), "cosine", prediction), torch.tensor([0.1, 0.5, 0.8])
     alpha, sigma = denoiser.schedule.alpha_sigma(t)
-    x0, eps, error = torch.zeros(3, 1), torch.ones(3, 1), 0.1 * torch.ones(3, 1)
+    x0, eps, error = torch.full((3, 1), 0.2), torch.ones(3, 1), 0.1 * torch.ones(3, 1)
+    u = (alpha / (alpha + sigma))[:, None]
+    z = (1 - u) * eps + u * x0
+    velocity, found = ((image - z) / (1 - u) for image in (x0, x0 + error))
+    expected = (found - velocity).square().mean(1)
+
     x_t = denoiser.add_noise(x0, eps, t)
     off = (x_t - alpha[:, None] * (x0 + error)) / sigma[:, None]  # the noise that x0 + error means
     difference = denoiser.target(x0 + error, off, t) - denoiser.target(x0, eps, t)
-    weighed = denoiser.snr_weight(t, 5.0) * difference.square().mean(1)
-    lowest = 0 if prediction == "eps" else 1  # whose weight would have no bound
-    torch.testing.assert_close(weighed, (alpha / sigma).square().clamp(lowest, 5) * 0.01)
-    weights = denoiser.snr_weight(torch.linspace(0, 1, 100), 5.0)
-    assert 0 <= weights.min() <= weights.max() <= 5
+    weighed = denoiser.velocity_weight(t) * difference.square().mean(1)
+    torch.testing.assert_close(weighed, expected)
+    weights = denoiser.velocity_weight(torch.linspace(0, 1, 100))
+    assert 0 <= weights.min() <= weights.max() <= 400

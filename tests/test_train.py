@@ -229,6 +229,19 @@ def test_samples_in_training_come_from_the_averaged_weights(folder, monkeypatch)
     assert differences(seen[4], load(path)["state_dict"]) == []
 
 
+def test_training_times_follow_the_chosen_distribution():
+    """log(alpha / sigma) is normal: mean and deviation of 4,096 draws, to four standard errors."""
+    module = DiffusionModule(**SMALL, schedule="cosine", prediction="x0", log_ratio=(-0.4, 0.8))
+    images = torch.zeros(4096, 3, 16, 16)
+    module.denoiser.loss = lambda x0, eps, t, y: t  # what is looked at is the times
+    batch = {"image": images, "label": torch.zeros(4096, dtype=torch.long), "seed": 7}
+    _, t = module._losses(batch, 0.0, module.log_ratio)
+    alpha, sigma = module.denoiser.schedule.alpha_sigma(t)
+    ratio = (alpha / sigma).log()
+    assert ratio.mean() == pytest.approx(-0.4, abs=4 * 0.8 / 64)
+    assert ratio.std() == pytest.approx(0.8, abs=4 * 0.8 / 64 / 2**0.5)
+
+
 def test_speed_does_not_count_the_time_of_sampling(folder, monkeypatch):
     monkeypatch.setattr(
         "uvit_lit.callbacks.SampleGrid._sample",
@@ -531,7 +544,8 @@ def test_bfloat16_training_runs(folder, filter):
         ({"model.train": "filters"}, "the long skips learn nothing"),
         ({"ema.decay": 1}, "decay is 1.0; accepted: from 0 to below 1"),
         ({"model.filter_lr": 0}, "filter_lr is 0"),
-        ({"model.max_snr_weight": 0.5}, "max_snr_weight is 0.5; accepted: at least 1, or null"),
+        ({"model.loss_weight": "snr"}, "loss_weight is 'snr'; accepted: plain, velocity"),
+        ({"model.log_ratio": "[0,0]"}, "log_ratio is (0.0, 0.0); accepted: a mean and a standard"),
         ({"model.filters_steps": -1}, "filters_steps is -1"),
         ({"skips.every_n_steps": 0}, "every_n_steps is 0"),
         ({"model.init_from": "gone.ckpt"}, "gone.ckpt does not exist"),

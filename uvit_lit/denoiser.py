@@ -97,30 +97,30 @@ class Denoiser(nn.Module):
         prediction = self(self.add_noise(x0, eps, t), t, y)
         return (prediction.float() - self.target(x0, eps, t)).square().flatten(1).mean(1)
 
-    def snr_weight(self, t: Tensor, largest: float) -> Tensor:
-        """Weight of the loss that is the SNR, clipped to [1, largest], on the error of x_0.
+    def velocity_weight(self, t: Tensor) -> Tensor:
+        """Weight that makes the loss that of the velocity of a straight path from noise to image.
 
-        The plain losses of eps, x0 and v weigh that error by SNR, 1 and SNR + 1: without a bound
-        above for eps and v, and with next to nothing for little noise (x0). For eps there is no
-        bound below: near pure noise no weight of the noise's error makes up for an SNR of 0.
+        On the path z = (1 - u) eps + u x_0 the network's x_0 implies the velocity
+        (x_0 - z) / (1 - u); its squared error is that of x_0 times 1 / (1 - u)^2, which is
+        (1 + alpha / sigma)^2 at the noise level of ``t``. It is bounded by 400.
 
         Args:
             t: (batch,) times in [0, 1].
-            largest: Bound above, at least 1.
 
         Returns:
-            (batch,), of the dtype of ``t``.
+            (batch,), of the dtype of ``t``: what multiplies the squared error of the prediction.
 
         References:
-            Salimans and Ho, ICLR 2022, section 4 (the bound below: truncated SNR); Hang et al.,
-            "Efficient Diffusion Training via Min-SNR Weighting Strategy", ICCV 2023 (above).
+            Li and He, "Back to Basics: Let Denoising Generative Models Denoise", 2025 (JiT),
+            section 4 and its bound of 0.05 on 1 - u.
         """
         alpha, sigma = self.schedule.alpha_sigma(t)
-        snr = (alpha / sigma.clamp_min(1e-6)).square()
-        if self.prediction == "eps":
-            return (largest / snr).clamp(max=1)
-        plain = 1 if self.prediction == "x0" else snr + 1
-        return snr.clamp(1, largest) / plain
+        on_x0 = (1 + alpha / sigma.clamp_min(1e-6)).square().clamp(max=400)
+        if self.prediction == "x0":
+            return on_x0
+        if self.prediction == "v":
+            return on_x0 * sigma.square()
+        return (on_x0 * (sigma / alpha.clamp_min(1e-6)).square()).clamp(max=400)
 
     def set_skips(
         self, t_range: tuple[float, float] | None = None, t_fade: float = 0.0, **overrides: Any

@@ -1,8 +1,10 @@
 """The LightningModule: loss, what is trained, optimiser groups, warm-up."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
@@ -19,6 +21,9 @@ from uvit_lit.uvit import UViT
 
 OPTIMIZERS = ("adamw", "muon")
 """Optimisers by name."""
+
+LOSS_WEIGHTS = ("plain", "velocity")
+"""What the squared error of the prediction is weighted by."""
 
 TRAIN = ("all", "filters", "filters_then_all")
 """What of the model training moves."""
@@ -79,9 +84,11 @@ class DiffusionModule(LightningModule):
         warmup_steps: Steps over which the learning rate rises linearly.
         cooldown: Share of the run, in [0, 1), at its end, over which it falls linearly towards 0.
             With another ``max_steps`` a resumed run cools down at another time.
-        max_snr_weight: Weighs the training loss by the SNR, clipped to [1, this], on the error of
-            x_0; None is the plain loss of the prediction. The losses that are logged by time are
-            not weighted, nor is that of the validation.
+        log_ratio: Mean and standard deviation of log(alpha / sigma), which is normal over the
+            training images; None draws t evenly from [0, 1], as the validation does.
+        loss_weight: ``plain``, the squared error of the prediction, or ``velocity``
+            (``Denoiser.velocity_weight``). What is logged by time is not weighted, nor is the
+            validation.
         init_from: Checkpoint whose weights training starts from. What its long skips learned is
             taken over where this model learns the same.
         train: What moves: ``all``; ``filters``, what the long skips learn, alone; or
@@ -108,7 +115,8 @@ class DiffusionModule(LightningModule):
         optimizer: str = "adamw",
         warmup_steps: int = 2500,
         cooldown: float = 0.0,
-        max_snr_weight: float | None = None,
+        log_ratio: tuple[float, float] | None = None,
+        loss_weight: str = "plain",
         init_from: str | None = None,
         train: str = "all",
         filters_steps: int = 1000,
@@ -131,8 +139,11 @@ class DiffusionModule(LightningModule):
             raise ValueError(f"warmup_steps is {warmup_steps}; accepted: 0 or more")
         if not 0 <= cooldown < 1:
             raise ValueError(f"cooldown is {cooldown}; accepted: from 0 to below 1")
-        if max_snr_weight is not None and not max_snr_weight >= 1:
-            raise ValueError(f"max_snr_weight is {max_snr_weight}; accepted: at least 1, or null")
+        if log_ratio is not None and not (math.isfinite(sum(log_ratio)) and log_ratio[1] > 0):
+            raise ValueError(f"log_ratio is {log_ratio}; accepted: a mean and a standard deviation "
+                             "above 0, or null")  # fmt: skip
+        if loss_weight not in LOSS_WEIGHTS:
+            raise ValueError(f"loss_weight is {loss_weight!r}; accepted: {', '.join(LOSS_WEIGHTS)}")
         if train not in TRAIN:
             raise ValueError(f"train is {train!r}; accepted: {', '.join(TRAIN)}")
         if filters_steps < 0:
@@ -158,14 +169,23 @@ class DiffusionModule(LightningModule):
         self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
         self.optimizer, self.filter_lr = optimizer, filter_lr
         self.warmup_steps, self.cooldown = warmup_steps, cooldown
-        self.max_snr_weight = max_snr_weight
+        self.log_ratio, self.loss_weight = log_ratio, loss_weight
 
-    def _losses(self, batch: dict[str, Any], class_dropout: float) -> tuple[Tensor, Tensor]:
+    def _losses(
+        self,
+        batch: dict[str, Any],
+        class_dropout: float,
+        log_ratio: tuple[float, float] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Per-image losses and their times; all randomness comes from the batch's seed."""
         x0, y = batch["image"], batch["label"]
         generator = torch.Generator(x0.device).manual_seed(batch["seed"])
         uniform = torch.rand(len(x0), generator=generator, device=x0.device)
         t = self.denoiser.schedule.times(uniform)
+        if log_ratio is not None:
+            normal = np.random.default_rng(batch["seed"]).normal(*log_ratio, len(x0))
+            t = self.denoiser.schedule.time_of(torch.from_numpy(-normal).exp())
+            t = self.denoiser.schedule.times(t.to(x0.device, torch.float32))
         eps = torch.randn(x0.shape, generator=generator, device=x0.device)
         drop = torch.rand(len(x0), generator=generator, device=x0.device) < class_dropout
         y = torch.where(drop, self.denoiser.backbone.null_class, y)
@@ -173,9 +193,8 @@ class DiffusionModule(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Loss of one batch, with what the callbacks log."""
-        losses, t = self._losses(batch, self.class_dropout)
-        most = self.max_snr_weight
-        weight = 1.0 if most is None else self.denoiser.snr_weight(t, most)
+        losses, t = self._losses(batch, self.class_dropout, self.log_ratio)
+        weight = 1.0 if self.loss_weight == "plain" else self.denoiser.velocity_weight(t)
         loss = (weight * losses).mean()
         self.log("train/loss", loss.detach(), prog_bar=True)
         return {"loss": loss, "losses": losses.detach(), "t": t}
