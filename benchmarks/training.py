@@ -22,12 +22,14 @@ import sys
 
 import timing
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import (
     FlopCounterMode,
     sdpa_backward_flop_count,
     sdpa_flop_count,
 )
 
+from uvit_lit import uvit
 from uvit_lit.denoiser import Denoiser
 from uvit_lit.devices import keep_memory
 from uvit_lit.module import parameter_groups
@@ -76,8 +78,10 @@ def measured(step, parameters):
     return step, (counter.get_total_flops(), sum(p.numel() for p in parameters) / 1e6)
 
 
-def ours(model, batch, keep=True, bf16=False, compiled=False):
-    """The network of this project."""
+def ours(model, batch, keep=True, bf16=False, compiled=False, fused=False):
+    """The network of this project; ``fused`` keeps the fused attention where it does not."""
+    if fused:
+        uvit.attend = F.scaled_dot_product_attention
     if keep:
         keep_memory()
     denoiser = Denoiser(UViT(**MODELS[model]))
@@ -163,7 +167,9 @@ def main():
         "ours": (ours,),
         "ours, memory given back": (ours, False),
         "ours, bf16-mixed": (ours, True, True),
+        "ours, bf16-mixed, fused attention": (ours, True, True, False, True),
         "ours, compiled": (ours, True, False, True),
+        "ours, bf16-mixed, compiled": (ours, True, True, True),
         "official": (official, args.official),
         "official, bf16-mixed": (official, args.official, True),
         "diffusers": (diffusers,),

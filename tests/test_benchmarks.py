@@ -14,6 +14,7 @@ from conftest import ROOT
     [
         "training.py --batch 1 --cases ours",
         "training.py --batch 1 --profile",
+        "attention.py",
         "data.py --batch 2 --batches 2",
         "filters.py --batch 1",
         "filters.py --batch 1 --grids 4",
