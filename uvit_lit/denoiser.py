@@ -38,7 +38,9 @@ class Denoiser(nn.Module):
         self.schedule = Schedule(schedule)
         self.prediction = prediction
 
-    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+    forcing: float | None = None
+
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None, **options: Any) -> Any:
         """Predict eps, x0 or v.
 
         Args:
@@ -49,7 +51,27 @@ class Denoiser(nn.Module):
         Returns:
             The prediction, of the shape of ``x_t``.
         """
-        return self.backbone(x_t, t * self.schedule.time_scale, y)
+        if self.forcing is not None:
+            x_t = self._forced(x_t, t)
+        import os
+        if os.environ.get("INNER_W") and not self.training:
+            w = float(os.environ["INNER_W"])
+            low, high = map(float, os.environ.get("INNER_T", "0,1").split(","))
+            strong, weak = self.backbone(x_t, t * self.schedule.time_scale, y, inner=True)
+            w = torch.where((t >= low) & (t <= high), w, 1.0).view(-1, 1, 1, 1)
+            return weak.float() + w * (strong.float() - weak.float())
+        return self.backbone(x_t, t * self.schedule.time_scale, y, **options)
+
+    def _forced(self, x: Tensor, t: Tensor) -> Tensor:
+        n = x.shape[-1]
+        k = torch.arange(n, dtype=torch.float32)
+        dct = torch.cos(torch.pi * (k + 0.5) * k[:, None] / n) * (2 / n) ** 0.5
+        dct[0] *= 0.5**0.5
+        radius = torch.hypot(k[:, None] / n, k / n)
+        cutoff = 1.5 + (self.forcing - 1.5) * t.view(-1, 1, 1, 1)
+        with torch.autocast("cpu", enabled=False):
+            coefficients = dct @ x.float() @ dct.T
+            return dct.T @ (coefficients * torch.sigmoid(30 * (cutoff - radius))) @ dct
 
     def reusing(self, every: int) -> "Denoiser":
         """This denoiser for one trajectory, with features reused between neighbouring calls.
@@ -81,6 +103,13 @@ class Denoiser(nn.Module):
             return x0
         alpha, sigma = (_per_image(v, x0) for v in self.schedule.alpha_sigma(t))
         return alpha * eps - sigma * x0
+
+    def losses(self, x0, eps, t, y, keep=None, inner=False):
+        prediction = self(self.add_noise(x0, eps, t), t, y, keep=keep, inner=inner)
+        target = self.target(x0, eps, t)
+        if not inner:
+            prediction = (prediction,)
+        return [(p.float() - target).square().flatten(1).mean(1) for p in prediction]
 
     def loss(self, x0: Tensor, eps: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Mean squared error of the prediction, per image.

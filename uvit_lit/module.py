@@ -114,6 +114,15 @@ class DiffusionModule(LightningModule):
         filters_steps: int = 1000,
         filter_lr: float = 10.0,
         skips: str = "all",
+        compile: bool = False,
+        noise: tuple[float, float] | None = None,
+        velocity: bool = False,
+        inner_weight: float = 0.5,
+        route: float = 0.0,
+        route_until: float = 0.8,
+        forcing: float | None = None,
+        iterations: int = 5,
+        align: float = 0.0,
         **uvit: Any,
     ) -> None:
         super().__init__()
@@ -153,6 +162,11 @@ class DiffusionModule(LightningModule):
         if train == "filters":
             self.denoiser.requires_grad_(False)
             self.denoiser.backbone.long_skips.requires_grad_(True)
+        self.losses = torch.compile(self.denoiser.losses) if compile else self.denoiser.losses
+        self.denoiser.forcing = forcing
+        if align:
+            dim = self.denoiser.backbone.embed_dim
+            self.aligner = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, 9))
         self.filters_first = filters_steps if train == "filters_then_all" else 0
         self.class_dropout = class_dropout
         self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
@@ -160,29 +174,57 @@ class DiffusionModule(LightningModule):
         self.warmup_steps, self.cooldown = warmup_steps, cooldown
         self.max_snr_weight = max_snr_weight
 
-    def _losses(self, batch: dict[str, Any], class_dropout: float) -> tuple[Tensor, Tensor]:
-        """Per-image losses and their times; all randomness comes from the batch's seed."""
+    def _draw(self, batch: dict[str, Any], class_dropout: float, noise=None) -> tuple:
         x0, y = batch["image"], batch["label"]
         generator = torch.Generator(x0.device).manual_seed(batch["seed"])
         uniform = torch.rand(len(x0), generator=generator, device=x0.device)
-        t = self.denoiser.schedule.times(uniform)
+        if noise is None:
+            t = self.denoiser.schedule.times(uniform)
+        else:
+            ratio = (-(noise[0] + noise[1] * torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6).double()))).exp()
+            t = self.denoiser.schedule.times(self.denoiser.schedule.time_of(ratio).float().clamp(0, 0.9999))
         eps = torch.randn(x0.shape, generator=generator, device=x0.device)
         drop = torch.rand(len(x0), generator=generator, device=x0.device) < class_dropout
         y = torch.where(drop, self.denoiser.backbone.null_class, y)
-        return self.denoiser.loss(x0, eps, t, y), t
+        return x0, eps, t, y, generator
+
+    def _weight(self, t):
+        if self.hparams.velocity:
+            alpha, sigma = self.denoiser.schedule.alpha_sigma(t)
+            return (1 + alpha / sigma.clamp_min(1e-6)).square().clamp(max=400)
+        most = self.max_snr_weight
+        return 1.0 if most is None else self.denoiser.snr_weight(t, most)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Loss of one batch, with what the callbacks log."""
-        losses, t = self._losses(batch, self.class_dropout)
-        most = self.max_snr_weight
-        weight = 1.0 if most is None else self.denoiser.snr_weight(t, most)
+        x0, eps, t, y, generator = self._draw(batch, self.class_dropout, self.hparams.noise)
+        h, backbone = self.hparams, self.denoiser.backbone
+        keep = None
+        if h.route and self.global_step < h.route_until * self.trainer.max_steps:
+            tokens = backbone.grid[0] * backbone.grid[1]
+            order = torch.rand(len(x0), tokens, generator=generator).argsort(1)
+            keep = order[:, : round(tokens * (1 - h.route))]
+        inner = backbone.inner_head is not None
+        features = []
+        if h.align and self.global_step < 0.5 * self.trainer.max_steps:
+            hook = backbone.in_blocks[-1].register_forward_hook(lambda m, i, o: features.append(o))
+        losses, *early = self.losses(x0, eps, t, y, keep, inner)
+        weight = self._weight(t)
         loss = (weight * losses).mean()
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        if inner:
+            loss = loss + h.inner_weight * (weight * early[0]).mean()
+        if features:
+            hook.remove()
+            from uvit_lit.hog import hog
+            p = self.aligner(features[0][:, backbone.num_prefix :]).float()
+            loss = loss - h.align * torch.cosine_similarity(p, hog(x0), dim=-1).mean()
+        self.log("train/loss", losses.mean().detach(), prog_bar=True)
         return {"loss": loss, "losses": losses.detach(), "t": t}
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Loss on held-out images with the averaged weights, at the same noise every time."""
-        losses, t = self._losses(batch, class_dropout=0.0)
+        x0, eps, t, y, _ = self._draw(batch, 0.0)
+        (losses,) = self.losses(x0, eps, t, y)
         self.log("val/loss", losses.mean(), prog_bar=True, sync_dist=True, batch_size=len(losses))
         return {"losses": losses, "t": t}
 
@@ -201,11 +243,14 @@ class DiffusionModule(LightningModule):
         """Each group warms up linearly when it begins to move; all cool down at the end."""
         muon = self.optimizer == "muon"
         groups = parameter_groups(self.denoiser, self.lr, self.weight_decay, self.filter_lr, muon)
+        if self.hparams.align:
+            groups.append({"name": "aligner", "params": list(self.aligner.parameters()), "lr": self.lr})
         optimizer: torch.optim.Optimizer
         if muon:
             in_bf16 = self.trainer.precision == "bf16-mixed"
             dtype = torch.bfloat16 if in_bf16 else None
             optimizer = Muon(groups, betas=self.betas, dtype=dtype)
+            optimizer.iterations = self.hparams.iterations
         else:
             optimizer = torch.optim.AdamW(groups, betas=self.betas)
         end = self.trainer.max_steps if self.cooldown else 0

@@ -15,7 +15,7 @@ ITERATIONS = 5
 """Of Newton and Schulz, as published."""
 
 
-def orthogonalise(matrices: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def orthogonalise(matrices: Tensor, dtype: torch.dtype | None = None, iterations: int = ITERATIONS) -> Tensor:
     """Move all singular values of each matrix close to 1 (into about 0.7 to 1.2).
 
     Args:
@@ -36,7 +36,7 @@ def orthogonalise(matrices: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
-    for _ in range(ITERATIONS):
+    for _ in range(iterations):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).to(matrices.dtype)
@@ -100,7 +100,7 @@ class Muon(torch.optim.AdamW):
             by_shape[matrices.shape[1:]].append((parameter, matrices))
         for shape, pairs in by_shape.items():
             stacked = torch.cat([matrices for _, matrices in pairs])
-            updates = orthogonalise(stacked, self.dtype)
+            updates = orthogonalise(stacked, self.dtype, getattr(self, 'iterations', ITERATIONS))
             size = group["lr"] * 0.2 * math.sqrt(max(shape))
             for (parameter, _), update in zip(pairs, updates.split(group["matrices"]), strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])

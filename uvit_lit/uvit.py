@@ -110,6 +110,20 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
+class InnerHead(nn.Module):
+    """A second output, from the middle block: (B, L, D) to (B, L, patch * patch * C)."""
+
+    def __init__(self, dim: int, patch_size: int, in_chans: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.decoder_pred = nn.Linear(dim, patch_size**2 * in_chans)
+        self.final_layer = nn.Conv2d(in_chans, in_chans, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Predict the patches."""
+        return self.decoder_pred(self.norm(x))
+
+
 class UViT(nn.Module):
     """U-ViT with a filter and a backbone scale on every long skip.
 
@@ -176,6 +190,8 @@ class UViT(nn.Module):
         b: float = 1.0,
         b_channels: float = 1.0,
         learn_b: bool = False,
+        inner_head: bool = False,
+        mask_token: bool = False,
     ) -> None:
         super().__init__()
         for name, value, divisor in (
@@ -221,6 +237,9 @@ class UViT(nn.Module):
         self.decoder_pred = nn.Linear(embed_dim, patch_size**2 * in_chans)
         self.final_layer = nn.Conv2d(in_chans, in_chans, 3, padding=1) if conv else nn.Identity()
 
+        self.inner_head = InnerHead(embed_dim, patch_size, in_chans) if inner_head else None
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if mask_token else None
+
         s = s if filter != "none" else 1.0
         settings = SkipSettings(filter, s, cutoff, b, b_channels, order, ripple, attenuation)
         self.long_skips: Any = nn.ModuleList(  # outermost pair of blocks first
@@ -247,7 +266,15 @@ class UViT(nn.Module):
         """Label that stands for "no class": the last row of the embedding."""
         return self.num_classes
 
-    def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        y: Tensor | None = None,
+        *,
+        keep: Tensor | None = None,
+        inner: bool = False,
+    ) -> Any:
         """Predict what the denoiser was trained to predict.
 
         Args:
@@ -263,21 +290,36 @@ class UViT(nn.Module):
         x = torch.cat([*self._prefix(timesteps, y), x], dim=1)  # B, P + L, D
         x = x + self.pos_embed
         strength = self._strength(timesteps)
+        index = None
+        if keep is not None:
+            prefix = torch.arange(self.num_prefix, device=x.device).expand(len(x), -1)
+            index = torch.cat([prefix, keep + self.num_prefix], dim=1)[..., None]
+            index = index.expand(-1, -1, self.embed_dim)
 
         skips = []
-        for block in self.in_blocks:
+        for i, block in enumerate(self.in_blocks):
             x = self._run(block, x)
             skips.append(x)
-
+            if i == 0 and index is not None:
+                x = x.gather(1, index)
         x = self._run(self.mid_block, x)
+        early = self._head(self.inner_head, x) if inner else None
 
         for block, long_skip in zip(self.out_blocks, reversed(self.long_skips), strict=True):
-            backbone, skip = long_skip(x, skips.pop(), timesteps / MAX_TIMESTEP, strength)
-            x = self._run(block, backbone, skip)
+            skip = skips.pop()
+            if index is not None and not skips:
+                x = self.mask_token.to(x.dtype).expand_as(skip).scatter(1, index, x)
+            if index is None or not skips:
+                x, skip = long_skip(x, skip, timesteps / MAX_TIMESTEP, strength)
+            x = self._run(block, x, skip)
 
         x = self.norm(x)
         x = self.decoder_pred(x[:, self.num_prefix :])  # B, L, patch * patch * C
-        return self.final_layer(self._unpatchify(x))  # B, C, H, W
+        x = self.final_layer(self._unpatchify(x))  # B, C, H, W
+        return (x, early) if inner else x
+
+    def _head(self, head: Any, x: Tensor) -> Tensor:
+        return head.final_layer(self._unpatchify(head(x[:, self.num_prefix :])))
 
     def set_skips(
         self, window: tuple[float, float] | None = None, fade: float = 0.0, **overrides: Any
