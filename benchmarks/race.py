@@ -24,10 +24,12 @@ from pathlib import Path
 
 import torch
 import yaml
+from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from uvit_lit.cli import comma_list
 from uvit_lit.distances import Distances, Reference
+from uvit_lit.figures import save_figure
 from uvit_lit.files import write
 from uvit_lit.layouts import load
 from uvit_lit.metrics import Estimate, estimate
@@ -36,7 +38,7 @@ ROOT = Path(__file__).parent.parent
 TIMED = 20
 """Steps that a rate is measured over, after as many that do not count."""
 
-FEATURES = "efficientnet-lite0"
+DEFAULT_FEATURES = "efficientnet-lite0"
 SHOWN = ("kid", "frechet_distance", "precision", "recall", "class_accuracy")
 
 
@@ -63,6 +65,7 @@ class Race:
         data: Options of evaluate.py that say the real images.
         out: Directory of the runs and the evaluations.
         samples: Images of a last evaluation.
+        features: What evaluate.py measures with.
     """
 
     def __init__(
@@ -72,9 +75,10 @@ class Race:
         data: list[str],
         out: Path,
         samples: int,
+        features: str,
     ) -> None:
         self.candidates, self.shared, self.data = candidates, shared, data
-        self.out, self.samples = out, samples
+        self.out, self.samples, self.features = out, samples, features
 
     def train(self, name: str, run: str, steps: int, *more: str) -> subprocess.Popen:
         """Start the training of a candidate."""
@@ -109,7 +113,7 @@ class Race:
         metrics = "kid,fid,precision_recall,classes"
         return finish(start(
             "evaluate.py", "--ckpt", checkpoint, "--n", samples, "--steps", 12, "--metrics",
-            metrics, "--features", FEATURES, "--precision", "bf16-mixed",
+            metrics, "--features", self.features, "--precision", "bf16-mixed",
             "--out", self.out / "evaluations", *self.data,
         ))  # fmt: skip
 
@@ -158,14 +162,40 @@ def paired(report: Path, base: Path) -> Estimate:
     return estimate(*(mine - other for mine, other in both))
 
 
+def features_of(report: Path) -> str:
+    """What a report was measured with."""
+    return json.loads(report.read_text())["features"]
+
+
+def kid_of(report: Path) -> Estimate:
+    """The KID of a report."""
+    values = json.loads(report.read_text())["results"][0]["values"]
+    return Estimate(**values[f"kid_{features_of(report)}"])
+
+
 def row_of(report: Path, base: Path) -> list[str]:
     """Cells of a table: what ``report`` measured, and the difference of its KID to ``base``."""
     values = json.loads(report.read_text())["results"][0]["values"]
     cells = []
     for name in SHOWN:
-        value = values[f"{name}_{FEATURES}"]
+        value = values[f"{name}_{features_of(report)}"]
         cells.append(interval(Estimate(**value)) if isinstance(value, dict) else f"{value:.3f}")
     return [*cells, "" if report == base else interval(paired(report, base))]
+
+
+def plot(kids: dict[str, list[Estimate]]) -> Figure:
+    """KID of each candidate, one dot with its interval per seed."""
+    figure = Figure(figsize=(7, 0.8 + 0.35 * len(kids)), layout="constrained")
+    axes = figure.subplots()
+    for row, values in enumerate(kids.values()):
+        for value in values:
+            axes.plot([value.low, value.high], [row, row], color=f"C{min(row, 1)}", linewidth=1.5)
+            axes.plot(value.mean, row, "o", color=f"C{min(row, 1)}")
+    axes.axvline(next(iter(kids.values()))[0].mean, color="0.7", linewidth=0.8, zorder=0)
+    axes.set_yticks(range(len(kids)), list(kids))
+    axes.invert_yaxis()
+    axes.set_xlabel("KID, with its 95 % interval over the images")
+    return figure
 
 
 def interval(value: Estimate) -> str:
@@ -181,7 +211,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=comma_list(int), default=[0], help="seeds of the training")
     parser.add_argument("--n", type=int, default=2000, help="samples of a last evaluation")
     parser.add_argument("--rounds", type=int, default=3, help="in which the steps are timed")
+    parser.add_argument("--features", default=DEFAULT_FEATURES, help="as evaluate.py takes them")
     parser.add_argument("--only", type=comma_list(str), help="some of the candidates")
+    parser.add_argument("--figure", type=Path, help="file to draw the KIDs to: .png, .pdf, .svg")
     parser.add_argument("--out", type=Path, default=Path("runs/race"), help="default: runs/race")
     args = parser.parse_args()
     content = yaml.safe_load(args.file.read_text())
@@ -189,10 +221,11 @@ def main() -> None:
     first = next(iter(candidates))
     if args.only:
         candidates = {name: candidates[name] for name in dict.fromkeys([first, *args.only])}
-    race = Race(candidates, content["options"], content["data"], args.out, args.n)
+    race = Race(candidates, content["options"], content["data"], args.out, args.n, args.features)
     rates = race.rates(args.rounds)
     heads = ["candidate", "seed", "images/s", "steps", "images", *SHOWN, "KID - that of the first"]
     print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
+    kids: dict[str, list[Estimate]] = {name: [] for name in rates}
     for seed in args.seeds:
         base = None
         for name, rate in rates.items():
@@ -201,8 +234,12 @@ def main() -> None:
             report = race.race(name, seed, steps)
             base = base or report
             cells = ["stopped half-way"] if report is None else row_of(report, base)
+            if report is not None:
+                kids[name].append(kid_of(report))
             numbers = (f"{rate['images_per_second']:.0f}", steps, steps * rate["batch"])
             print("| " + " | ".join(map(str, [name, seed, *numbers, *cells])) + " |", flush=True)
+    if args.figure is not None:
+        save_figure(plot({name: values for name, values in kids.items() if values}), args.figure)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+import yaml
+from conftest import ROOT, train_arguments
 
 
 @pytest.mark.slow
@@ -31,3 +32,31 @@ def test_a_benchmark_prints_a_table(command, trained):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "|---|" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_race_trains_measures_and_draws(tmp_path, folder):
+    """Two candidates on a small folder; a second call finds everything done."""
+    small = [argument for argument in train_arguments(folder) if "max_steps" not in argument
+             and "save_dir" not in argument and "logger" not in argument]  # fmt: skip
+    content = {
+        "options": small,
+        "data": ["--data", "folder", "--data_root", str(folder), "--split", "test"],
+        "candidates": {"recipe": [], "butterworth": ["--filter=butterworth"]},
+    }
+    (tmp_path / "race.yaml").write_text(yaml.safe_dump(content))
+    command = [
+        sys.executable, ROOT / "benchmarks" / "race.py", tmp_path / "race.yaml", "--minutes",
+        "0.001", "--rounds", "1", "--n", "16", "--features", "test_evaluate:moments", "--out",
+        tmp_path / "race", "--figure", tmp_path / "race.png",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    tables = []
+    for _ in range(2):
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True,
+                              text=True, timeout=600)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        tables.append(done.stdout)
+    assert tables[0] == tables[1]
+    assert tables[0].count("| recipe | 0 |") == tables[0].count("| butterworth | 0 |") == 1
+    assert (tmp_path / "race.png").exists()
