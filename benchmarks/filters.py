@@ -21,12 +21,12 @@ import torch
 from diffusers.utils.torch_utils import apply_freeu, fourier_filter
 from torch import nn
 from training import MODELS, make_step
+from uvit_lit.settings import SkipSettings
 
 from uvit_lit.denoiser import Denoiser
 from uvit_lit.devices import keep_memory
 from uvit_lit.filters import PROTOTYPES
 from uvit_lit.module import parameter_groups
-from uvit_lit.settings import SkipSettings
 from uvit_lit.skips import Modulation
 from uvit_lit.uvit import UViT
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers.utils.torch_utils import fourier_filter
+from uvit_lit.settings import Learned, SkipSettings
 
 from uvit_lit.filters import PROTOTYPES, LowPass, frequencies, hartley_matrix
-from uvit_lit.settings import Learned, SkipSettings
 from uvit_lit.skips import LongSkip, Modulation, scale_backbone
 
 GRIDS = [(8, 8), (16, 16), (7, 7), (5, 8), (16, 9), (1, 6), (1, 1)]

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from uvit_lit.reuse import Reusing
-from uvit_lit.schedule import Schedule
+from uvit_lit.schedule import STEPS, Schedule
+from uvit_lit.skips import Window, override_skips
 
 PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 """What the network predicts: our name and the one that diffusers has for it."""
@@ -139,18 +140,14 @@ class Denoiser(nn.Module):
         Raises:
             ValueError: If a value is outside its range or a list has the wrong length.
         """
+        if t_fade and t_range is None:
+            raise ValueError(f"t_fade is {t_fade:g}; accepted: only with t_range")
         window = None
-        if not 0 <= t_fade <= 1 or (t_fade and t_range is None):
-            raise ValueError(f"t_fade is {t_fade:g}; accepted: 0 to 1, and only with t_range")
         if t_range is not None:
-            first, last = t_range
-            if not 0 <= first <= last <= 1:
-                raise ValueError(
-                    f"t_range is {first:g},{last:g}; accepted: two times, 0 <= first <= last <= 1"
-                )
-            window = (first * self.schedule.time_scale, last * self.schedule.time_scale)
-        fade = t_fade * self.schedule.time_scale
-        self.backbone.set_skips(window=window, fade=fade, **overrides)
+            Window(*t_range, t_fade)  # validates the values as they were given
+            scale = self.schedule.time_scale / STEPS  # of t as the long skips see it
+            window = Window(t_range[0] * scale, t_range[1] * scale, t_fade * scale)
+        override_skips(self.backbone.long_skips, window=window, **overrides)
 
 
 class Guided(nn.Module):
