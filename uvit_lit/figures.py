@@ -107,7 +107,9 @@ def plot_gains(long_skips: Sequence[SkipModulation]) -> Figure:
         numbers = f": s = {chosen.s:.3f}, cutoff = {chosen.cutoff:.3f}" if filtered else ""
         color = colormaps["viridis"](i / len(long_skips))  # from the outermost to the innermost
         axes.plot(frequency, gain, color=color, label=f"skip {i}{numbers}")
-    _mark_bins(axes, long_skips[0].grid)
+    grid = long_skips[0].grid
+    assert grid is not None
+    _mark_bins(axes, grid)
     axes.set(xlabel=FREQUENCY_LABEL, ylabel="gain", xlim=(0, MAX_FREQUENCY), ylim=(0, None),
              title=f"{long_skips[0].settings.filter}; skip 0 is the outermost")  # fmt: skip
     axes.legend(fontsize=8)
@@ -133,6 +135,7 @@ def plot_spectra(denoiser: Denoiser, x0: Tensor, y: Tensor | None) -> Figure:
 
     def measure(module: SkipModulation, inputs: tuple, outputs: tuple) -> None:
         index = list(backbone.long_skips).index(module)
+        assert module.grid is not None
         features = {
             "backbone before": inputs[0], "backbone after": outputs[0],
             "skip before": inputs[1], "skip after": outputs[1],

@@ -175,10 +175,10 @@ class _Acting(nn.Module):
     """
 
     def __init__(
-        self, settings: SkipSettings, learned: Mapping[str, Any], grid: tuple[int, int]
+        self, settings: SkipSettings, learned: dict[str, Any], grid: tuple[int, int]
     ) -> None:
         super().__init__()
-        self.settings, self.learned = settings, dict(learned)
+        self.settings, self.learned = settings, learned
         self.low_pass = settings.low_pass()
         self.filter_is_learned = self.low_pass is not None and bool({"s", "cutoff"} & set(learned))
         with torch.device("cpu"):  # also of a model on the meta device: the gain decides the shapes
@@ -308,7 +308,9 @@ class SkipModulation(nn.Module):
         self.trained = chosen
         self.override: SkipSettings | None = None
         self.window: Window | None = None
-        self._acting, self._built, self._changes = nn.ModuleDict(), None, frozenset()
+        self._acting: Any = nn.ModuleDict()  # of _Acting: trained, and override where there is one
+        self._built: tuple[int, int] | None = None
+        self._changes: frozenset[str] = frozenset()
         if grid is not None:
             self._build(grid)
 
@@ -320,8 +322,12 @@ class SkipModulation(nn.Module):
             FloatingPointError: If a learned number is not finite, since training diverged.
         """
         chosen = self.override or self.trained
-        learned = {name: v for name, v in self.learned.items() if name not in self._changes}
-        return dataclasses.replace(chosen, **{name: v.number() for name, v in learned.items()})
+        numbers = {name: learned.number() for name, learned in self._learned_in_force().items()}
+        return dataclasses.replace(chosen, **numbers)
+
+    def _learned_in_force(self) -> dict[str, Any]:
+        """What is learned and not overridden."""
+        return {name: v for name, v in self.learned.items() if name not in self._changes}
 
     def set(self, window: Window | None = None, **changes: Any) -> None:
         """Override some settings; what is not named stays as trained, learned numbers too.
@@ -358,8 +364,8 @@ class SkipModulation(nn.Module):
         """
         if skip.ndim == 4:
             grid = (skip.shape[2], skip.shape[3])
-            tokens = (x.flatten(2).mT for x in (backbone, skip))
-            backbone, skip = self._modulate(*tokens, grid, 0, t)
+            backbone, skip = backbone.flatten(2).mT, skip.flatten(2).mT
+            backbone, skip = self._modulate(backbone, skip, grid, 0, t)
             return backbone.mT.unflatten(2, grid), skip.mT.unflatten(2, grid)
         grid = self.grid or _square(skip.shape[1] - self.prefix)
         return self._modulate(backbone, skip, grid, self.prefix, t)
@@ -380,10 +386,9 @@ class SkipModulation(nn.Module):
 
     def _build(self, grid: tuple[int, int]) -> None:
         """Prepare what acts for a grid."""
-        acting = {"trained": _Acting(self.trained, self.learned, grid)}
+        acting = {"trained": _Acting(self.trained, dict(self.learned), grid)}
         if self.override is not None:
-            kept = {name: v for name, v in self.learned.items() if name not in self._changes}
-            acting["override"] = _Acting(self.override, kept, grid)
+            acting["override"] = _Acting(self.override, self._learned_in_force(), grid)
         device = next((p.device for p in self._acting.buffers()), torch.device("cpu"))
         self._acting, self._built = nn.ModuleDict(acting).to(device), grid
 
