@@ -84,8 +84,7 @@ def gain_curves(long_skip: SkipModulation) -> tuple[Tensor, Tensor]:
         Frequencies from 0 to the corner and gains, each (points,).
     """
     points = _curve_points()
-    device = next(long_skip.buffers()).device
-    return points[:, 0], 1 + long_skip.in_force().gain_change(points.to(device)).cpu()
+    return points[:, 0], long_skip.gain(points)
 
 
 def plot_gains(long_skips: Sequence[SkipModulation]) -> Figure:

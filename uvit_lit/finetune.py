@@ -19,10 +19,10 @@ def initialise(denoiser: Denoiser, arguments: dict[str, Any], path: Path) -> Non
     """Put the averaged weights of a checkpoint into a denoiser.
 
     What its long skips have learned is taken over where this denoiser learns the same: s and
-    cutoff of the same low-pass, and b. Cosines in t that the checkpoint lacks start at 0. Where
-    the checkpoint's skips did something that this denoiser does not start with, a line on stderr
-    says so. Position embeddings of another image size are interpolated. What an official file
-    does not say (heads, schedule, prediction) is taken to be as here.
+    cutoff of the same low-pass, and b. Where the checkpoint's skips did something that this
+    denoiser does not start with, a line on stderr says so. Position embeddings of another image
+    size are interpolated. What an official file does not say (heads, schedule, prediction) is
+    taken to be as here.
 
     Args:
         denoiser: Of the same architecture, schedule and prediction; its skips may differ.

@@ -100,7 +100,7 @@ def _make_constant(weights: Weights) -> None:
         if name.endswith(".raw") and ".learned." in name and raw.ndim == 1 and len(raw) > 1:
             t = torch.linspace(0, 1, 65, dtype=torch.float64)
             series = torch.cos(math.pi * t[:, None] * torch.arange(len(raw))) @ raw.double()
-            mean = torch.logit(series.sigmoid().mean(), eps=1e-6)
+            mean = torch.logit(torch.trapezoid(series.sigmoid(), t), eps=1e-6)
             weights.tensors[name] = mean.to(raw.dtype)[None]
             print(f"note: {name} was a function of t; its mean is used", file=sys.stderr)
 

@@ -124,7 +124,7 @@ class Learned(nn.Module):
         Raises:
             FloatingPointError: If it is not finite, since training diverged.
         """
-        value = float(self())
+        value = float(self().detach())
         if not math.isfinite(value):
             raise FloatingPointError("training diverged: what a long skip learns is not finite")
         return min(max(value, self.low), self.high)
@@ -181,7 +181,7 @@ class _Acting(nn.Module):
         self.settings, self.learned = settings, learned
         self.low_pass = settings.low_pass()
         self.filter_is_learned = self.low_pass is not None and bool({"s", "cutoff"} & set(learned))
-        with torch.device("cpu"):  # also of a model on the meta device: the gain decides the shapes
+        with torch.device("cpu"):  # also on the meta device: the gain decides the shapes
             basis, frequency = hartley_matrix(grid), frequencies(grid).flatten(0, 1)
             change = torch.zeros(len(basis), dtype=basis.dtype)
             if self.low_pass is not None and not self.filter_is_learned:
@@ -193,31 +193,26 @@ class _Acting(nn.Module):
 
     def forward(self, backbone: Tensor, skip: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
         """Scale and filter, each (batch, prefix + patch tokens, channels)."""
-        b, channels = self.value("b"), self.settings.b_channels
+        b, channels = self._value("b"), self.settings.b_channels
         backbone = scale_backbone(backbone, b, prefix, channels)
         basis = self.get_buffer("basis")
         if basis.shape[1]:
             basis = F.pad(basis, (0, 0, prefix, 0)).to(skip.dtype).expand(len(skip), -1, -1)
-            change = self._gain_change().to(skip.dtype)[:, None] * (basis.mT @ skip)
+            change = self._change().to(skip.dtype)[:, None] * (basis.mT @ skip)
             skip = torch.baddbmm(skip, basis, change.to(skip.dtype)).to(skip.dtype)
         return backbone, skip
 
-    def value(self, name: str) -> Any:
+    def _value(self, name: str) -> Any:
         """The number s, cutoff or b, as a tensor where it is learned."""
         return self.learned[name]() if name in self.learned else getattr(self.settings, name)
 
-    def _gain_change(self) -> Tensor:
-        """Gain minus 1 of the columns, float32."""
-        if not self.filter_is_learned:
+    def _change(self) -> Tensor:
+        """Gain minus 1 of each column, float32."""
+        if self.low_pass is None or not self.filter_is_learned:
             return self.get_buffer("change")
-        with torch.autocast(self.get_buffer("basis").device.type, enabled=False):
-            return self.gain_change(self.get_buffer("frequency"))
-
-    def gain_change(self, frequency: Tensor) -> Tensor:
-        """Gain minus 1, (s - 1) |H(f)|, at frequencies as ``LowPass`` takes them."""
-        if self.low_pass is None:
-            return torch.zeros_like(frequency[..., 0])
-        return (self.value("s") - 1) * self.low_pass(frequency, self.value("cutoff"))
+        frequency = self.get_buffer("frequency")
+        with torch.autocast(frequency.device.type, enabled=False):
+            return (self._value("s") - 1) * self.low_pass(frequency, self._value("cutoff"))
 
 
 @dataclass(frozen=True)
@@ -240,8 +235,10 @@ class Window:
     def __post_init__(self) -> None:
         """Validate the times."""
         if not 0 <= self.first <= self.last <= 1:
-            raise ValueError(f"t_range is {self.first:g},{self.last:g}; accepted: two times, "
-                             "0 <= first <= last <= 1")  # fmt: skip
+            raise ValueError(
+                f"t_range is {self.first:g},{self.last:g}; accepted: two times, "
+                "0 <= first <= last <= 1"
+            )
         if not 0 <= self.fade <= 1:
             raise ValueError(f"t_fade is {self.fade:g}; accepted: 0 to 1")
 
@@ -298,19 +295,22 @@ class SkipModulation(nn.Module):
         if learn and grid is None:
             raise ValueError("grid is None; accepted where something is learned: (height, width)")
         self.grid, self.prefix = grid, prefix
-        lowest = {"cutoff": 1 / max(grid)} if grid else {}  # half a bin
-        highest = {"cutoff": MAX_FREQUENCY}
-        self.learned = nn.ModuleDict({
-            name: Learned(name, getattr(chosen, name), lowest.get(name, 0),
-                          highest.get(name, MAX_SCALE))
-            for name in ("s", "cutoff", "b") if name in learn
-        })  # fmt: skip
+        bounds = {"s": (0.0, MAX_SCALE), "b": (0.0, MAX_SCALE)}
+        if grid is not None:
+            bounds["cutoff"] = (1 / max(grid), MAX_FREQUENCY)  # from half a bin
+        self.learned = nn.ModuleDict(
+            {
+                name: Learned(name, getattr(chosen, name), *bounds[name])
+                for name in ("s", "cutoff", "b")
+                if name in learn
+            }
+        )
         self.trained = chosen
         self.override: SkipSettings | None = None
         self.window: Window | None = None
-        self._acting: Any = nn.ModuleDict()  # of _Acting: trained, and override where there is one
-        self._built: tuple[int, int] | None = None
-        self._changes: frozenset[str] = frozenset()
+        self._changes: frozenset[str] = frozenset()  # what the override names
+        self._acting: Any = nn.ModuleDict()  # trained, and override where there is one
+        self._built: tuple[int, int] | None = None  # grid that they are made for
         if grid is not None:
             self._build(grid)
 
@@ -344,9 +344,20 @@ class SkipModulation(nn.Module):
         if self._built is not None:
             self._build(self._built)
 
-    def in_force(self) -> "_Acting":
-        """What acts now: the override where there is one, else what was trained."""
-        return self._acting["trained" if self.override is None else "override"]
+    def gain(self, frequency: Tensor) -> Tensor:
+        """Gain of the filter in force, 1 - (1 - s) |H(f)|.
+
+        Args:
+            frequency: (..., 2) vertical and horizontal frequency, fraction of Nyquist.
+
+        Returns:
+            (...), of the device and the dtype of ``frequency``.
+        """
+        chosen = self.settings
+        low_pass = chosen.low_pass()
+        if low_pass is None:
+            return torch.ones_like(frequency[..., 0])
+        return 1 + (chosen.s - 1) * low_pass(frequency, chosen.cutoff)
 
     def forward(
         self, backbone: Tensor, skip: Tensor, t: Tensor | None = None
@@ -361,6 +372,9 @@ class SkipModulation(nn.Module):
 
         Returns:
             Scaled backbone features and filtered skip features, each of its shape.
+
+        Raises:
+            ValueError: If the grid is not known, or the times are needed and missing.
         """
         if skip.ndim == 4:
             grid = (skip.shape[2], skip.shape[3])
@@ -377,9 +391,12 @@ class SkipModulation(nn.Module):
         if grid != self._built:
             self._build(grid)
             self._acting.to(skip.device)
-        inside = self.in_force()(backbone, skip, prefix)
-        if self.override is None or self.window is None or t is None:
+        in_force = "trained" if self.override is None else "override"
+        inside = self._acting[in_force](backbone, skip, prefix)
+        if self.override is None or self.window is None:
             return inside
+        if t is None:
+            raise ValueError("t is None; accepted with a window: the times, one per image")
         outside = self._acting["trained"](backbone, skip, prefix)
         weight = self.window.strength(t)[:, None, None].to(skip.dtype)
         return torch.lerp(outside[0], inside[0], weight), torch.lerp(outside[1], inside[1], weight)
@@ -389,7 +406,7 @@ class SkipModulation(nn.Module):
         acting = {"trained": _Acting(self.trained, dict(self.learned), grid)}
         if self.override is not None:
             acting["override"] = _Acting(self.override, self._learned_in_force(), grid)
-        device = next((p.device for p in self._acting.buffers()), torch.device("cpu"))
+        device = next((buffer.device for buffer in self._acting.buffers()), "cpu")
         self._acting, self._built = nn.ModuleDict(acting).to(device), grid
 
 
