@@ -33,7 +33,7 @@ from uvit_lit.metrics import estimate
 
 LOSSES = ("training loss", "validation loss")
 BY_TIME = "validation loss, t "
-ALIKE = ("images", "first_seed", "labels", "cfg", "solver", "steps", "reuse", "precision",
+ALIKE = ("images", "first_seed", "labels", "cfg", "solver", "steps", "precision",
          "t_range", "reference_sha256")  # fmt: skip
 """What evaluations have in common that can be compared."""
 

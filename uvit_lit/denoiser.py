@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uvit_lit.reuse import Reusing
 from uvit_lit.schedule import STEPS, Schedule
 from uvit_lit.skips import Window, override_skips
 
@@ -51,23 +50,6 @@ class Denoiser(nn.Module):
             The prediction, of the shape of ``x_t``.
         """
         return self.backbone(x_t, t * self.schedule.time_scale, y)
-
-    def reusing(self, every: int) -> "Denoiser":
-        """This denoiser for one trajectory, with features reused between neighbouring calls.
-
-        Args:
-            every: The first call and every ``every``-th after it run the whole network, the
-                others its outermost pair of blocks (``uvit_lit.reuse.Reusing``). 1 is no reuse:
-                the denoiser itself.
-
-        Raises:
-            ValueError: If it is below 1.
-        """
-        if every < 1:
-            raise ValueError(f"reuse is {every}; accepted: at least 1 (no reuse)")
-        if every == 1:
-            return self
-        return Denoiser(Reusing(self.backbone, every), self.schedule.name, self.prediction)
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """Noisy image at time t: alpha x0 + sigma eps, with t of shape (batch,)."""
@@ -174,7 +156,3 @@ class Guided(nn.Module):
         both = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([y, null]))
         conditional, unconditional = both.float().chunk(2)  # rounding would be scaled as well
         return torch.lerp(unconditional, conditional, self.scale)
-
-    def reusing(self, every: int) -> "Guided":
-        """Guidance around ``Denoiser.reusing``: both predictions come of the same calls."""
-        return Guided(self.denoiser.reusing(every), self.scale)
