@@ -30,6 +30,7 @@ ARROWS = {
     "data": {"autoencoder", "folder", "latents", "shapes"},
     "saving": {"files", "steps"},
     "skips": {"filters"},
+    "attach": {"skips"},
     "uvit": {"filters", "skips"},
     "denoiser": {"schedule", "skips"},
     "sampler": {"denoiser", "schedule"},
