@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
         note = (
             f"{model.name}, {model.training}; seeds {args.seed} to {args.seed + args.n - 1}; "
             f"{args.solver}, {args.steps} steps, {args.precision}"
-        ) + (f", reuse {args.reuse}" if args.reuse > 1 else "")
+        )
         writer = SummaryWriter(str(out))
         for low_pass, cutoff in product(args.filter, args.cutoff):
             chosen = {(c.s, c.b): images[c] for c in cells if c[:2] == (low_pass, cutoff)}

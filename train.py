@@ -90,12 +90,17 @@ def check_resume(model: DiffusionModule, saved: dict) -> None:
     Raises:
         ValueError: If an argument differs that the checkpoint decides, or the network does.
     """
+    if saved.get("t_coefficients"):
+        raise ValueError(
+            "the checkpoint learned functions of t, which this version does not; accepted: to "
+            "start from it, with --model.init_from"
+        )
     saved = {**saved, **uvit_arguments(saved)}
     for name, parameter in inspect.signature(DiffusionModule).parameters.items():
         saved.setdefault(name, parameter.default)
     own = {**model.hparams, **uvit_arguments(model.hparams)}
     decided = ("schedule", "prediction", "lr", "filter_lr", "weight_decay", "betas",
-               "optimizer", "train", "filters_steps")  # fmt: skip
+               "optimizer", "train")  # fmt: skip
     for name in (*(uvit_arguments({}).keys() - {"grad_checkpoint"}), *decided):
         here, there = (tuple(v) if isinstance(v, list) else v for v in (own[name], saved[name]))
         if here != there:

@@ -5,8 +5,8 @@ model's shape, over the time of the whole network without them in the same round
 two whole networks would drown in the noise of the machine. FreeU is diffusers' code, as it acts in
 a Stable Diffusion pipeline, on the same features.
 
-Second table: one filter on a square grid of tokens as a dense matrix, as a product of rank r (a
-step at the default cutoff) and as an FFT.
+Second table: one filter on a square grid of tokens with all columns of the basis (as a learned
+filter needs them), with the columns that a step at the default cutoff changes, and as an FFT.
 
     python benchmarks/filters.py                            # the tiny model
     python benchmarks/filters.py --model small --batch 8    # U-ViT-S/2
@@ -24,10 +24,9 @@ from training import MODELS, make_step
 
 from uvit_lit.denoiser import Denoiser
 from uvit_lit.devices import keep_memory
-from uvit_lit.filters import PROTOTYPES
+from uvit_lit.filters import PROTOTYPES, LowPass, frequencies
 from uvit_lit.module import parameter_groups
-from uvit_lit.settings import SkipSettings
-from uvit_lit.skips import Modulation
+from uvit_lit.skips import SkipModulation
 from uvit_lit.uvit import UViT
 
 CASES = {
@@ -35,7 +34,6 @@ CASES = {
     "step, b": {"filter": "step", "s": 0.5, "b": 1.2},
     **{f"{name}, learned": {"filter": name} for name in PROTOTYPES},
     "butterworth, learned, b learned": {"filter": "butterworth", "learn_b": True},
-    "butterworth, learned, 3 cosines in t": {"filter": "butterworth", "t_coefficients": 3},
 }
 
 
@@ -50,7 +48,7 @@ class FreeU(nn.Module):
         super().__init__()
         self.grid, self.prefix = grid, prefix
 
-    def forward(self, backbone, skip, t):
+    def forward(self, backbone, skip):
         """Modulate: tokens to maps and back, the prefix tokens left alone."""
         maps = [x[:, self.prefix :].mT.unflatten(-1, self.grid) for x in (backbone, skip)]
         maps[0] = maps[0].clone()  # it is changed in place
@@ -63,19 +61,18 @@ class FreeU(nn.Module):
 def skips_alone(modules, shape):
     """Functions that run all long skips on random features: forward, and with backward."""
     backbone, skip = torch.randn(2, *shape)
-    t = torch.rand(shape[0])
 
     def forward():
         with torch.inference_mode():
             for module in modules:
-                module(backbone, skip, t)
+                module(backbone, skip)
 
     inputs = [x.clone().requires_grad_() for x in (backbone, skip)]
     learned = [p for module in modules for p in module.parameters()]
 
     def both():
         for module in modules:
-            sums = sum((x * x).sum() for x in module(*inputs, t))
+            sums = sum((x * x).sum() for x in module(*inputs))
             torch.autograd.grad(sums, [*inputs, *learned], allow_unused=True)
 
     return timing.timed(forward, REPEATS), timing.timed(both, REPEATS)
@@ -116,28 +113,27 @@ def measure_models(name, batch, rounds):
 
 def measure_grids(sides, batch, channels, rounds):
     """Print the second table."""
-    cases, ranks = {}, {}
-    t = torch.zeros(batch)
+    cases, columns = {}, {}
     for side in sides:
         skip = torch.randn(batch, side * side, channels)
-        for way, settings in (
-            ("dense", SkipSettings("butterworth", s=0.5)),
-            ("rank r", SkipSettings("step", s=0.5)),
-        ):
-            modulation = Modulation(settings, (side, side), 0)
-            cases[side, way] = forward_only(modulation, skip, skip, t)
-        ranks[side] = len(modulation.analysis)
+        for way in ("butterworth", "step"):
+            modulation = SkipModulation((side, side), 0, filter=way, s=0.5)
+            cases[side, way] = forward_only(modulation, skip, skip)
+        cutoff = SkipModulation().settings.cutoff
+        columns[side] = int(LowPass("step")(frequencies((side, side)), cutoff).sum())
         maps = skip.mT.unflatten(-1, (side, side)).contiguous()
         cases[side, "fft"] = forward_only(real_fft, maps, torch.rand(side, side // 2 + 1))
         cases[side, "diffusers"] = forward_only(fourier_filter, maps, 1, 0.5)
     seconds = timing.alternate(cases, rounds)
     print(f"{timing.machine('diffusers')}, {batch} images of {channels} channels, {rounds} rounds\n"
-          "| grid | dense, ms | rank r | rank r, ms | FFT, ms | fourier_filter of diffusers, ms |"
+          "| grid | all columns, ms | of a step | ms | FFT, ms | fourier_filter of diffusers, ms |"
           "\n|---|---|---|---|---|---|")  # fmt: skip
     for side in sides:
-        dense, low, fft, box = (timing.spread([1e3 * v for v in seconds[side, way]])
-                                for way in ("dense", "rank r", "fft", "diffusers"))  # fmt: skip
-        print(f"| {side} x {side} | {dense} | {ranks[side]} | {low} | {fft} | {box} |")
+        ways = ("butterworth", "step", "fft", "diffusers")
+        whole, step, fft, box = (
+            timing.spread([1e3 * v for v in seconds[side, way]]) for way in ways
+        )
+        print(f"| {side} x {side} | {whole} | {columns[side]} | {step} | {fft} | {box} |")
 
 
 def real_fft(maps, response):

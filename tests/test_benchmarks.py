@@ -20,7 +20,7 @@ from conftest import ROOT, train_arguments
         "filters.py --batch 1",
         "filters.py --batch 1 --grids 4",
         "startup.py",
-        "sampling.py --n 1 --cases dpmpp:2,dpmpp:4:2:bf16-mixed --reference_images 0",
+        "sampling.py --n 1 --cases dpmpp:2,dpmpp:4:bf16-mixed --reference_images 0",
     ],
 )
 def test_a_benchmark_prints_a_table(command, trained):

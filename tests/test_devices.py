@@ -63,7 +63,7 @@ def same_pictures(one, two, pattern):
 
 
 def test_sample_writes_the_same_images(both):
-    options = ["--n", "5", "--batch_size", "2", "--reuse", "2"]
+    options = ["--n", "5", "--batch_size", "2"]
     one, two = both("sample.py", *options, "--images")
     same_pictures(one, two, "*.png")
     assert len(list(two.iterdir())) == 7  # five images, their grid and its parameters

@@ -208,13 +208,6 @@ def test_other_statistics_under_the_same_name_are_measured_anew(run, tmp_path):
     assert values[0] != values[1]
 
 
-def test_reuse_of_features_is_another_evaluation(run):
-    plain, reused = (run("--metrics", "detail", "--reuse", k) for k in ("1", "2"))
-    assert (plain.pop("reuse"), reused.pop("reuse")) == (1, 2)
-    assert plain.pop("results") != reused.pop("results")
-    assert plain == reused
-
-
 def test_other_skips_are_another_evaluation(run):
     given = (["--skips", "inner"], ["--skips", "0,1"], [])
     inner, both, default = (run("--metrics", "detail", "--s", "0.2", *skips) for skips in given)

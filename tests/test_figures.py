@@ -10,6 +10,7 @@ from conftest import error_line
 from uvit_lit import compare, figures
 from uvit_lit.denoiser import Denoiser
 from uvit_lit.files import file_hash
+from uvit_lit.skips import override_skips
 from uvit_lit.uvit import UViT
 
 SMALL = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4, "num_heads": 2}
@@ -21,22 +22,13 @@ def lines(axes):
 
 def test_the_gain_curves_are_those_in_force():
     model = UViT(**SMALL, filter="butterworth", order=2, s=0.4, cutoff=0.5)
-    model.set_skips(s=[0.2, 0.6])
+    override_skips(model.long_skips, s=[0.2, 0.6])
     (axes,) = figures.plot_gains(model.long_skips).axes
     outermost, innermost = lines(axes)
     assert outermost.get_ydata()[0] == pytest.approx(0.2)
     assert innermost.get_ydata()[0] == pytest.approx(0.6)
     at_cutoff = abs(outermost.get_xdata() - 0.5).argmin()
     assert outermost.get_ydata()[at_cutoff] == pytest.approx(1 - 0.8 * 0.5**0.5, abs=0.01)
-
-
-def test_a_filter_that_depends_on_t_has_three_curves():
-    model = UViT(**SMALL, filter="butterworth", t_coefficients=1)
-    (axes,) = figures.plot_gains(model.long_skips).axes
-    assert len(lines(axes)) == 6
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert {"t = 0", "t = 0.5", "t = 1"} <= set(labels)
-    assert all("mean over t" in label for label in labels if label.startswith("skip"))
 
 
 def test_the_spectra_are_measured_in_float32_under_autocast():

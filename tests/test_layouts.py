@@ -163,6 +163,31 @@ def test_learned_cutoffs_below_the_waves_of_a_smaller_size_move_to_the_bound(tmp
     assert skip.settings.cutoff == pytest.approx(0.5, abs=2e-3)  # half a bin of 2 x 2 tokens
 
 
+def test_a_checkpoint_of_older_options_still_loads(tmp_path, capsys):
+    """It learned s and the cutoff as functions of t, after steps in which nothing else moved."""
+    sizes = {"img_size": 16, "embed_dim": 32, "num_heads": 2, "depth": 2}
+    module = DiffusionModule(**sizes, filter="butterworth")
+    save(module, tmp_path / "model.ckpt")
+    content = torch.load(tmp_path / "model.ckpt", weights_only=True)
+    series = {"s": torch.tensor([0.3, 0.8, -0.4]), "cutoff": torch.tensor([-0.5, -1.0, 0.2])}
+    for name, raw in series.items():
+        content["state_dict"][f"denoiser.backbone.long_skips.0.learned.{name}.raw"] = raw
+    content["hyper_parameters"] |= {
+        "t_coefficients": 2, "train": "filters_then_all", "filters_steps": 500
+    }  # fmt: skip
+    torch.save(content, tmp_path / "model.ckpt")
+    model = load_model(tmp_path / "model.ckpt")
+    assert capsys.readouterr().err.count("was a function of t; its mean is used") == 2
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    (skip,) = model.denoiser.backbone.long_skips
+    bounds = {"s": (0, 2), "cutoff": (1 / 8, 2**0.5)}
+    for name, (low, high) in bounds.items():
+        terms = [raw * torch.cos(torch.pi * k * t) for k, raw in enumerate(series[name])]
+        mean = (low + (high - low) * torch.sigmoid(sum(terms))).mean()
+        assert getattr(skip.settings, name) == pytest.approx(float(mean), abs=2e-3)
+    assert generate(model, 2, steps=2, progress=False).shape == (2, 3, 16, 16)
+
+
 @pytest.mark.parametrize("filter", ["none", "butterworth"])
 def test_training_starts_from_official_weights(official, filter):
     """With s = 1 a new filter changes nothing: the loss is the pretrained model's."""

@@ -105,18 +105,6 @@ def test_a_preset_is_its_settings_and_options_come_before_it(sample):
     assert np.array_equal(pixels(other), pixels(sample("--n", "2", "--s", "0.1", "--b", b)))
 
 
-def test_reuse_of_features_is_what_generate_does_and_in_the_parameters(sample, trained):
-    grid = sample("--n", "2", "--reuse", "2", "--npz")
-    assert json.loads(Image.open(grid).text["parameters"])["reuse"] == 2
-    with np.load(grid.with_suffix(".npz")) as stored:
-        images = torch.from_numpy(stored["images"]).permute(0, 3, 1, 2)
-    model = load_model(trained)
-    assert torch.equal(images, generate(model, 2, steps=3, reuse=2, progress=False))
-    plain = generate(model, 2, steps=3, progress=False)
-    assert not torch.equal(images, plain)
-    assert (images.float() - plain.float()).abs().mean() < 8
-
-
 def test_half_precision_is_close_and_in_the_parameters(sample, trained):
     options = ["--n", "2", "--cfg", "2", "--filter", "butterworth", "--s", "0.5", "--b", "1.3"]
     plain = sample(*options)
@@ -207,7 +195,6 @@ def test_help_answers_without_heavy_imports():
         (["--batch_size", "0"], "batch_size is 0"),
         (["--solver", "euler"], "'euler'; accepted: ddpm"),
         (["--steps", "0"], "steps is 0; accepted"),
-        (["--reuse", "0"], "reuse is 0; accepted: at least 1"),
         (["--precision", "8"], "precision is 8; accepted: 32-true, bf16-mixed, 16-mixed"),
         (["--device", "abacus"], "'abacus'"),
         (["--ckpt", "gone.ckpt"], "gone.ckpt does not exist"),
@@ -283,7 +270,6 @@ def test_a_full_disk_leaves_no_half_file(trained, tmp_path, capsys):
     [
         ({"n": 0}, "n is 0"),
         ({"steps": 0}, "steps is 0"),
-        ({"reuse": 0}, "reuse is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"cfg": -1.0}, "cfg is -1"),

@@ -1,5 +1,6 @@
 """What acts on a long skip, against torch.fft and the equations of the paper."""
 
+import copy
 import math
 
 import pytest
@@ -7,24 +8,14 @@ import torch
 import torch.nn.functional as F
 from diffusers.utils.torch_utils import fourier_filter
 
-from uvit_lit.filters import PROTOTYPES, LowPass, frequencies, hartley_matrix
-from uvit_lit.settings import Learned, SkipSettings
-from uvit_lit.skips import LongSkip, Modulation, scale_backbone
+from uvit_lit.filters import FILTERS, PROTOTYPES, LowPass, frequencies, hartley_matrix
+from uvit_lit.skips import SkipModulation, SkipSettings, Window, scale_backbone
 
 GRIDS = [(8, 8), (16, 16), (7, 7), (5, 8), (16, 9), (1, 6), (1, 1)]
 
 
-T = torch.tensor([0.2, 0.7, 0.9, 0.4, 0.0, 1.0])
-
-
 def step(s, cutoff, grid, prefix=2, **other):
-    modulation = Modulation(SkipSettings("step", s=s, cutoff=cutoff, **other), grid, prefix)
-    return at_any_time(modulation)
-
-
-def at_any_time(module):
-    """The module as a function of the features alone."""
-    return lambda backbone, skip, *more: module(backbone, skip, T[: len(skip)], *more)
+    return SkipModulation(grid, prefix, filter="step", s=s, cutoff=cutoff, **other)
 
 
 def fft_reference(x, s, cutoff, grid):
@@ -52,14 +43,13 @@ def test_step_equals_the_fourier_transform(grid, cutoff, s):
 @pytest.mark.parametrize("filter", ["step", "freeu_box"])
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("cutoff", [0.25, 0.3, 0.8])
-def test_a_product_of_low_rank_equals_the_whole_matrix(filter, grid, cutoff):
+def test_the_columns_that_act_are_the_whole_matrix(filter, grid, cutoff):
     response = LowPass(filter)(frequencies(grid), cutoff)
-    modulation = Modulation(SkipSettings(filter, s=0.4, cutoff=cutoff), grid, 2)
-    assert modulation.is_low_rank == (2 * int((response != 0).sum()) < response.numel())
+    modulation = SkipModulation(grid, 2, filter=filter, s=0.4, cutoff=cutoff)
     basis = hartley_matrix(grid)
     matrix = F.pad((0.4 - 1) * (basis * response.flatten() @ basis), (2, 0, 2, 0)).float()
     features = torch.randn(3, len(matrix), 5, requires_grad=True)
-    results = modulation(features, features, T[:3])[1], features + matrix @ features
+    results = modulation(features, features)[1], features + matrix @ features
     gradients = [torch.autograd.grad(x.square().sum(), features)[0] for x in results]
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
@@ -67,12 +57,12 @@ def test_a_product_of_low_rank_equals_the_whole_matrix(filter, grid, cutoff):
 
 @pytest.mark.parametrize("filter", ["step", "freeu_box", "butterworth"])
 def test_autocast_keeps_the_dtype_of_the_skip(filter):
-    long_skip = LongSkip(SkipSettings(filter, s=0.4), (8, 8), 2)
+    modulation = SkipModulation((8, 8), 2, filter=filter, s=0.4)
     features = torch.randn(2, 66, 8)
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = long_skip(features, features, T[:2])[1]
+        rounded = modulation(features, features)[1]
     assert rounded.dtype == torch.float32
-    exact = long_skip(features, features, T[:2])[1]
+    exact = modulation(features, features)[1]
     torch.testing.assert_close(rounded, exact, atol=0.06, rtol=0.03)
 
 
@@ -142,8 +132,7 @@ def test_bfloat16_in_bfloat16_out():
 
 def test_gradients_flow():
     torch.manual_seed(0)
-    settings = SkipSettings("step", s=0.4, cutoff=0.6, b=1.5)
-    modulation = at_any_time(Modulation(settings, (4, 4), 1).double())
+    modulation = step(0.4, 0.6, (4, 4), 1, b=1.5).double()
     backbone = torch.randn(2, 17, 3, dtype=torch.float64, requires_grad=True)
     skip = torch.randn(2, 17, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(modulation, (backbone, skip))
@@ -152,7 +141,7 @@ def test_gradients_flow():
 @pytest.mark.parametrize("b", [0.0, 0.5, 1.3, 2.0])
 def test_backbone_scale_follows_equations_3_to_5(b):
     x = torch.randn(3, 1 + 20, 7)
-    scaled = scale_backbone(x, b, num_prefix=1)
+    scaled = scale_backbone(x, b, prefix=1)
     for image in range(3):
         tokens = x[image, 1:]
         mean = torch.stack([sum(token) / 7 for token in tokens])
@@ -162,7 +151,7 @@ def test_backbone_scale_follows_equations_3_to_5(b):
 
 def test_backbone_scale_of_a_constant_map_is_one():
     x = torch.full((2, 17, 4), 5.0)
-    assert torch.equal(scale_backbone(x, 1.7, num_prefix=1), x)
+    assert torch.equal(scale_backbone(x, 1.7, prefix=1), x)
 
 
 def test_backbone_scale_reaches_the_first_channels_only():
@@ -172,55 +161,107 @@ def test_backbone_scale_reaches_the_first_channels_only():
     assert torch.equal(half[..., 4:], x[..., 4:])
 
 
-def test_override_acts_as_much_as_it_should():
-    long_skip = LongSkip(SkipSettings("step", s=0.9), (4, 4), 1)
-    run = at_any_time(long_skip)
+@pytest.mark.parametrize("filter", FILTERS)
+@pytest.mark.parametrize("grid", [(8, 8), (5, 8)])
+def test_maps_are_modulated_as_tokens_are(filter, grid):
+    s = 1.0 if filter == "none" else 0.4
+    learn = ("s", "cutoff", "b") if filter in PROTOTYPES else ("b",)
+    modulation = SkipModulation(grid, 0, learn, filter=filter, s=s, cutoff=0.5, b=1.3)
+    backbone, skip = torch.randn(3, 6, *grid), torch.randn(3, 4, *grid)
+    tokens = modulation(*(x.flatten(2).mT for x in (backbone, skip)))
+    for maps, expected in zip(modulation(backbone, skip), tokens, strict=True):
+        torch.testing.assert_close(maps.flatten(2).mT, expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        SkipModulation(grid, 5, filter=filter, s=s, cutoff=0.5, b=1.3)(backbone, skip),
+        modulation(backbone, skip),
+        atol=1e-6,
+        rtol=1e-5,
+    )  # maps have no prefix
+
+
+def test_a_grid_that_is_not_given_is_that_of_the_features():
+    inferred = SkipModulation(prefix=1, s=0.4, cutoff=0.5, b=1.3)
+    for side in (8, 4, 8):
+        tokens = torch.randn(2, 2, 1 + side * side, 3)
+        given = SkipModulation((side, side), 1, s=0.4, cutoff=0.5, b=1.3)
+        torch.testing.assert_close(inferred(*tokens), given(*tokens))
+    maps = torch.randn(2, 2, 3, 5, 8)
+    given = SkipModulation((5, 8), s=0.4, cutoff=0.5, b=1.3)
+    torch.testing.assert_close(inferred(*maps), given(*maps))
+    with pytest.raises(ValueError, match="40 patch tokens make no square; accepted: grid="):
+        inferred(*torch.randn(2, 2, 41, 3))
+
+
+def test_a_grid_of_another_size_takes_the_same_fraction_of_nyquist():
+    """Maps of a larger image, from a modulation that was made for a smaller one."""
+    made, other = (SkipModulation(grid, s=0.3, cutoff=0.6) for grid in ((4, 4), (8, 8)))
+    maps = torch.randn(2, 2, 3, 8, 8)
+    torch.testing.assert_close(made(*maps), other(*maps))
+
+
+TIMES = torch.tensor([0.2, 0.7, 0.9])
+
+
+def test_an_override_acts_in_its_window():
+    modulation = SkipModulation((4, 4), filter="step", s=0.9)
+    features = torch.randn(3, 17, 3)
+    trained = modulation(features, features)
+    modulation.set(s=0.0, b=1.5)
+    override = modulation(features, features)
+    modulation.set(Window(0.5, 0.8), s=0.0, b=1.5)
+    windowed = modulation(features, features, TIMES)
+    for inside, outside, both in zip(override, trained, windowed, strict=True):
+        torch.testing.assert_close(both[0], outside[0])
+        torch.testing.assert_close(both[1], inside[1])
+        torch.testing.assert_close(both[2], outside[2])
+        assert (inside - outside).abs().amax(dim=(1, 2)).min() > 0.01
+    with pytest.raises(ValueError, match="t is None; accepted with a window"):
+        modulation(features, features)
+    modulation.set()
+    for again, expected in zip(modulation(features, features), trained, strict=True):
+        assert torch.equal(again, expected)
+    assert list(modulation.state_dict()) == []
+
+
+def test_halfway_through_the_fade_half_of_the_change_is_made():
+    modulation = SkipModulation((4, 4), filter="step", s=0.9)
+    modulation.set(Window(0.5, 0.7, fade=0.2), s=0.0, b=1.5)
     features = torch.randn(2, 17, 3)
-    trained = run(features, features)
-    long_skip.override = long_skip.overridden(s=0.0, b=1.5)
-    override = run(features, features)
-    mixed = run(features, features, torch.tensor([1.0, 0.0])[:, None, None])
-    for inside, outside, both in zip(override, trained, mixed, strict=True):
-        assert not torch.equal(inside[0], outside[0])
-        assert torch.equal(both[0], inside[0])
-        assert torch.equal(both[1], outside[1])
-    between = LongSkip(SkipSettings("step", s=0.45, b=1.25), (4, 4), 1)  # half of each
-    for half, expected in zip(
-        run(features, features, torch.full((2, 1, 1), 0.5)),
-        at_any_time(between)(features, features),
-        strict=True,
-    ):
-        torch.testing.assert_close(half, expected)
-    assert list(long_skip.state_dict()) == []
+    halfway = modulation(features, features, torch.tensor([0.4, 0.8]))
+    between = SkipModulation((4, 4), filter="step", s=0.45, b=1.25)(features, features)
+    for half, expected in zip(halfway, between, strict=True):
+        torch.testing.assert_close(half, expected, atol=1e-5, rtol=1e-5)
 
 
-def learned(filter, t_coefficients=0, grid=(8, 8), prefix=2, learn_b=False, **settings):
-    settings = SkipSettings(filter, **{"s": 0.9, "cutoff": 0.5, **settings})
-    return LongSkip(settings, grid, prefix, learn_b, t_coefficients)
+def test_the_window_fades_as_half_a_cosine():
+    t = torch.tensor([0.2, 0.3, 0.35, 0.4, 0.5, 0.6, 0.675, 0.701])
+    quarter = 0.5 + 0.5 * math.cos(0.75 * math.pi)
+    expected = torch.tensor([0, 0, 0.5, 1, 1, 1, quarter, 0])
+    torch.testing.assert_close(Window(0.4, 0.6, 0.1).strength(t), expected, atol=1e-4, rtol=0)
+    assert Window(0.4, 0.6).strength(t).tolist() == [0, 0, 0, 1, 1, 1, 0, 0]
+
+
+def learned(filter, grid=(8, 8), prefix=2, learn_b=False, **settings):
+    learn = [*(("s", "cutoff") if filter in PROTOTYPES else ()), *(("b",) if learn_b else ())]
+    return SkipModulation(
+        grid, prefix, learn, filter=filter, **{"s": 0.9, "cutoff": 0.5, **settings}
+    )
 
 
 @pytest.mark.parametrize("grid", GRIDS[:4])
 @pytest.mark.parametrize("filter", [*PROTOTYPES, "freeu_box"])
-@pytest.mark.parametrize("t_coefficients", [0, 2])
-def test_every_filter_equals_the_fourier_transform(filter, grid, t_coefficients):
-    """gain(f) = 1 - (1 - s) |H(f)|, image by image where s and cutoff depend on t."""
-    torch.manual_seed(0)
-    long_skip = learned(filter, t_coefficients, grid, s=0.4)
-    for value in long_skip.learned.values():
-        value.raw.data[1:] = torch.randn(t_coefficients)
+def test_every_filter_equals_the_fourier_transform(filter, grid):
+    """gain(f) = 1 - (1 - s) |H(f)|."""
+    modulation = learned(filter, grid, s=0.4)
     skip = torch.randn(3, 2 + grid[0] * grid[1], 5)
     with torch.no_grad():
-        _, filtered = at_any_time(long_skip)(skip, skip)
-    for image in range(3):
-        s, cutoff = 0.4, 0.5
-        if long_skip.learned:
-            values = (long_skip.learned[name](T[:3]).detach() for name in ("s", "cutoff"))
-            s, cutoff = (float(value.expand(3)[image]) for value in values)
-        gain = 1 - (1 - s) * LowPass(filter)(frequencies(grid), cutoff)
-        maps = skip[image, 2:].double().T.unflatten(-1, grid)
-        expected = torch.fft.ifft2(torch.fft.fft2(maps) * gain).real.flatten(-2).T
-        torch.testing.assert_close(filtered[image, 2:].double(), expected, atol=2e-5, rtol=1e-5)
-        assert torch.equal(filtered[image, :2], skip[image, :2])
+        _, filtered = modulation(skip, skip)
+    gain = 1 - 0.6 * LowPass(filter)(frequencies(grid), 0.5)
+    maps = skip[:, 2:].double().mT.unflatten(-1, grid)
+    expected = torch.fft.ifft2(torch.fft.fft2(maps) * gain).real.flatten(-2).mT
+    torch.testing.assert_close(filtered[:, 2:].double(), expected, atol=2e-5, rtol=1e-5)
+    assert torch.equal(filtered[:, :2], skip[:, :2])
+    torch.testing.assert_close(modulation.gain(frequencies(grid)), gain, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("size", [8, 16, 7])
@@ -229,29 +270,18 @@ def test_every_filter_equals_the_fourier_transform(filter, grid, t_coefficients)
 def test_freeu_box_equals_the_function_of_diffusers(size, threshold, scale):
     maps = torch.randn(2, 3, size, size)
     expected = fourier_filter(maps, threshold, scale)
-    settings = SkipSettings("freeu_box", s=scale, cutoff=2 * threshold / size)
-    tokens = maps.flatten(2).transpose(1, 2)
-    _, filtered = at_any_time(Modulation(settings, (size, size), 0))(tokens, tokens)
-    torch.testing.assert_close(
-        filtered.transpose(1, 2).unflatten(-1, (size, size)), expected, atol=1e-5, rtol=1e-5
-    )
+    modulation = SkipModulation(filter="freeu_box", s=scale, cutoff=2 * threshold / size)
+    _, filtered = modulation(maps, maps)
+    torch.testing.assert_close(filtered, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("filter", PROTOTYPES)
-@pytest.mark.parametrize("t_coefficients", [0, 3])
-def test_a_learned_filter_at_s_1_and_b_1_is_exactly_the_identity(filter, t_coefficients):
-    long_skip = at_any_time(learned(filter, t_coefficients, s=1.0, learn_b=True))
+def test_a_learned_filter_at_s_1_and_b_1_is_exactly_the_identity(filter):
+    long_skip = learned(filter, s=1.0, learn_b=True)
     features = torch.randn(2, 66, 4)
     backbone, skip = long_skip(features, features)
     assert torch.equal(skip, features)
     assert torch.equal(backbone, features)
-
-
-@pytest.mark.parametrize("filter", PROTOTYPES)
-def test_coefficients_in_t_start_at_the_constant_filter(filter):
-    features = torch.randn(4, 66, 3)
-    constant, smooth = (at_any_time(learned(filter, n))(features, features) for n in (0, 3))
-    torch.testing.assert_close(constant[1], smooth[1], atol=2e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("raw", [-1e4, -20.0, 0.0, 20.0, 1e4])
@@ -262,7 +292,7 @@ def test_learned_values_stay_inside_their_ranges(filter, raw):
     for value in long_skip.learned.values():
         value.raw.data.fill_(raw)
     skip = torch.randn(2, 34, 3)
-    backbone, filtered = at_any_time(long_skip)(skip, skip)
+    backbone, filtered = long_skip(skip, skip)
     (backbone.square().mean() + filtered.square().mean()).backward()
     assert filtered.isfinite().all()
     settings = long_skip.settings
@@ -273,16 +303,15 @@ def test_learned_values_stay_inside_their_ranges(filter, raw):
 
 
 @pytest.mark.parametrize("filter", PROTOTYPES)
-@pytest.mark.parametrize("t_coefficients", [0, 2])
-def test_the_gradient_is_right(filter, t_coefficients):
+def test_the_gradient_is_right(filter):
     torch.manual_seed(1)
-    long_skip = learned(filter, t_coefficients, (4, 5), 1, learn_b=True).double()
+    long_skip = learned(filter, (4, 5), 1, learn_b=True).double()
     names = [name for name, _ in long_skip.named_parameters()]
     features = torch.randn(2, 21, 2, dtype=torch.float64)
 
     def call(*values):
         state = dict(zip(names, values, strict=True))
-        return torch.func.functional_call(long_skip, state, (features, features, T[:2].double()))
+        return torch.func.functional_call(long_skip, state, (features, features))
 
     start = [p.detach() + 0.3 * torch.randn_like(p) for p in long_skip.parameters()]
     assert torch.autograd.gradcheck(call, [p.requires_grad_() for p in start])
@@ -297,7 +326,7 @@ def test_a_student_finds_the_filter_of_a_teacher(filter):
     optimizer = torch.optim.Adam(student.parameters(), lr=0.05)
     for step in range(400):
         skip = torch.randn(16, 66, 8)
-        wanted, found = (at_any_time(m)(skip, skip)[1] for m in (teacher, student))
+        wanted, found = (m(skip, skip)[1] for m in (teacher, student))
         optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 400)
         optimizer.zero_grad()
         (wanted.detach() - found).square().mean().backward()
@@ -306,47 +335,42 @@ def test_a_student_finds_the_filter_of_a_teacher(filter):
     assert student.settings.cutoff == pytest.approx(0.8, rel=0.02)
 
 
-@pytest.mark.parametrize("t_coefficients", [0, 2])
-def test_an_override_leaves_what_it_does_not_name_learned(t_coefficients):
-    long_skip = learned("butterworth", t_coefficients)
+def test_an_override_leaves_what_it_does_not_name_learned():
+    long_skip = learned("butterworth")
     long_skip.learned["cutoff"].raw.data += 0.5
     cutoff = long_skip.settings.cutoff
-    long_skip.override = long_skip.overridden(s=0.2)
+    long_skip.set(s=0.2)
     assert long_skip.settings.s == 0.2
     assert long_skip.settings.cutoff == pytest.approx(cutoff)
-    long_skip.override = long_skip.overridden(filter="step")
+    long_skip.set(filter="step")
     assert long_skip.settings.filter == "step"
     assert long_skip.settings.cutoff == pytest.approx(cutoff)
     assert {name.split(".")[0] for name in long_skip.state_dict()} == {"learned"}
 
 
 @pytest.mark.parametrize("filter", [*PROTOTYPES, "step", "freeu_box"])
-def test_another_filter_takes_the_cutoff_that_depends_on_t(filter):
-    """Image by image it is the fixed filter at the cutoff of the image's time."""
-    long_skip = learned("butterworth", 2)
-    long_skip.learned["cutoff"].raw.data[1:] = torch.tensor([0.8, -0.4])
-    long_skip.override = long_skip.overridden(filter=filter, s=0.3)
+def test_another_filter_takes_the_learned_cutoff(filter):
+    long_skip = learned("butterworth")
+    long_skip.learned["cutoff"].raw.data += 0.8
+    long_skip.set(filter=filter, s=0.3)
     skip = torch.randn(4, 66, 3)
+    cutoff = long_skip.learned["cutoff"].number()
+    fixed = SkipModulation((8, 8), 2, filter=filter, s=0.3, cutoff=cutoff)
     with torch.no_grad():
-        _, filtered = at_any_time(long_skip)(skip, skip)
-        cutoffs = long_skip.learned["cutoff"](T[:4]).tolist()
-    for k, cutoff in enumerate(cutoffs):
-        fixed = Modulation(SkipSettings(filter, s=0.3, cutoff=cutoff), (8, 8), 2)
-        _, expected = at_any_time(fixed)(skip[k : k + 1], skip[k : k + 1])
-        torch.testing.assert_close(filtered[k : k + 1], expected, atol=1e-5, rtol=1e-5)
+        filtered, expected = (module(skip, skip)[1] for module in (long_skip, fixed))
+    torch.testing.assert_close(filtered, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("filter", [*PROTOTYPES, "step", "freeu_box"])
-@pytest.mark.parametrize("t_coefficients", [0, 2])
-def test_bfloat16_autocast_changes_rounding_only(filter, t_coefficients):
+def test_bfloat16_autocast_changes_rounding_only(filter):
     """A strong filter on features with a large mean, and its gradients."""
     results = []
     for narrow in (False, True):
         torch.manual_seed(0)
-        long_skip = learned(filter, t_coefficients, s=0.2)
+        long_skip = learned(filter, s=0.2)
         skip = torch.randn(4, 66, 16) + 4
         with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
-            _, filtered = at_any_time(long_skip)(skip, skip)
+            _, filtered = long_skip(skip, skip)
         filtered.float().square().mean().backward() if long_skip.learned else None
         results.append((filtered.float(), [p.grad for p in long_skip.parameters()]))
     (wide, gradients), (rounded, rounded_gradients) = results
@@ -376,12 +400,48 @@ def test_a_learned_value_starts_inside_its_bounds(wrong, named):
         learned("butterworth", **wrong)
 
 
-def test_a_learned_value_follows_its_series_in_t():
-    value = Learned("s", 0.9, 0, 2, t_coefficients=2)
-    value.raw.data[1:] = torch.tensor([0.3, -0.2])
-    t = torch.tensor([0.0, 0.25, 1.0])
-    raw = math.log(0.45 / 0.55) + 0.3 * torch.cos(math.pi * t) - 0.2 * torch.cos(2 * math.pi * t)
-    torch.testing.assert_close(value(t), 2 / (1 + torch.exp(-raw)))
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"learn": ("order",)}, "learn is order; accepted: s, cutoff, b"),
+        ({"learn": ("s",), "filter": "step"}, "filter is step; accepted where s or the cutoff"),
+        ({"learn": ("b",), "grid": None}, "grid is None; accepted where something is learned"),
+    ],
+)
+def test_what_cannot_be_learned_is_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        SkipModulation(**{"grid": (8, 8), **wrong})
+
+
+def test_a_copy_learns_by_itself():
+    original = learned("butterworth", s=0.5)
+    twin = copy.deepcopy(original)
+    twin.learned["s"].raw.data += 1
+    skip = torch.randn(1, 66, 2)
+    assert original.settings.s == pytest.approx(0.5)
+    assert twin.settings.s > 0.9
+    assert (twin(skip, skip)[1] - original(skip, skip)[1]).abs().max() > 0.1
+
+
+def test_the_state_is_what_is_learned_on_the_meta_device_too():
+    with torch.device("meta"):
+        modulation = learned("butterworth", learn_b=True)
+    shapes = {name: tensor.shape for name, tensor in modulation.state_dict().items()}
+    assert shapes == {f"learned.{name}.raw": (1,) for name in ("s", "cutoff", "b")}
+    assert next(modulation.parameters()).is_meta
+
+
+@pytest.mark.parametrize("filter", ["step", "butterworth"])
+def test_it_is_one_graph_for_the_compiler_and_for_export(filter):
+    torch.compiler.reset()
+    modulation = learned(filter, learn_b=True, s=0.4)
+    modulation.set(Window(0.5, 1.0, 0.1), b=1.3)
+    features = (*torch.randn(2, 3, 66, 4), TIMES)
+    expected = modulation(*features)
+    compiled = torch.compile(modulation, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(*features), expected)
+    exported = torch.export.export(modulation, features).module()
+    torch.testing.assert_close(exported(*features), expected)
 
 
 @pytest.mark.parametrize(

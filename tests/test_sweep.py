@@ -93,8 +93,6 @@ def test_cells_that_are_there_are_kept(sweep, runs):
     assert len(runs) == 4
     assert sweep("--s", "0.2,1", "--b", "1", "--seed", "5") != first
     assert len(runs) == 6
-    assert sweep("--s", "0.2,1", "--b", "1", "--reuse", "2") != first
-    assert len(runs) == 8
 
 
 def test_other_skips_are_another_sweep(sweep, runs):

@@ -7,6 +7,7 @@ import torch
 
 from uvit_lit.denoiser import Denoiser
 from uvit_lit.filters import FILTERS
+from uvit_lit.skips import Window, override_skips
 from uvit_lit.uvit import UViT
 
 SMALL = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4, "num_heads": 2}
@@ -89,7 +90,6 @@ def test_small_has_the_published_size_and_names():
     state = model.state_dict()
     assert sum(p.numel() for p in model.parameters()) == 44_255_328
     assert len(state) == 164
-    assert list(model.buffers()) == []
     assert state["pos_embed"].shape == (1, 257, 512)
     assert state["out_blocks.5.skip_linear.weight"].shape == (512, 1024)
     assert state["in_blocks.0.attn.qkv.weight"].shape == (1536, 512)
@@ -103,13 +103,13 @@ def test_a_fixed_filter_adds_no_tensor_to_the_state(filter):
 
 
 def test_a_learned_filter_adds_its_numbers_and_no_more():
-    plain, filtered = UViT(**SMALL), UViT(**SMALL, filter="butterworth", t_coefficients=2)
+    plain, filtered = UViT(**SMALL), UViT(**SMALL, filter="butterworth")
     added = {k: v.shape for k, v in filtered.state_dict().items() if k not in plain.state_dict()}
     names = [f"long_skips.{i}.learned.{name}.raw" for i in (0, 1) for name in ("s", "cutoff")]
-    assert added == dict.fromkeys(names, (3,))
+    assert added == dict.fromkeys(names, (1,))
 
 
-EXTRAS = {"b": 1.2, "learn_b": True, "t_coefficients": 2}
+EXTRAS = {"b": 1.2, "learn_b": True}
 
 
 @pytest.mark.parametrize(
@@ -147,18 +147,18 @@ def test_s_1_and_b_1_are_exactly_the_unmodified_network(num_classes):
     model = fill(UViT(**SMALL, num_classes=num_classes)).eval()
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([10.0, 900.0])
     before = model(x, t)
-    for window in (None, (0.0, 500.0)):
-        model.set_skips(s=1.0, b=1.0, cutoff=0.9, filter="step", window=window)
+    for window in (None, Window(0.0, 0.5)):
+        override_skips(model.long_skips, s=1.0, b=1.0, cutoff=0.9, filter="step", window=window)
         assert torch.equal(model(x, t), before)
-        model.set_skips(s=0.0, b=1.5, window=window)
+        override_skips(model.long_skips, s=0.0, b=1.5, window=window)
         assert not torch.equal(model(x, t), before)
-    model.set_skips()
+    override_skips(model.long_skips)
     assert torch.equal(model(x, t), before)
 
 
 def test_s_0_removes_the_mean_of_the_skip():
     model = UViT(**SMALL)
-    model.set_skips(s=0.0, cutoff=0.1)
+    override_skips(model.long_skips, s=0.0, cutoff=0.1)
     features = torch.randn(2, 17, 16) + 3
     for long_skip in model.long_skips:
         _, skip = long_skip(features, features, torch.tensor([0.1, 0.9]))
@@ -174,7 +174,7 @@ def test_lists_run_from_the_outermost_skip_to_the_innermost():
     x, t = torch.randn(1, 3, 8, 8), torch.tensor([500.0])
     model(x, t)
     plain = dict(seen)
-    model.set_skips(s=[0.0, 1.0])
+    override_skips(model.long_skips, s=[0.0, 1.0])
     model(x, t)
     assert torch.equal(seen[0], plain[0])  # innermost: untouched
     assert not torch.equal(seen[1], plain[1])  # outermost: filtered
@@ -200,7 +200,7 @@ def test_skips_that_are_not_chosen_stay_as_trained(skips, chosen, filter):
             value.raw.data += 0.1 * (i + 1)
     trained = [long_skip.settings for long_skip in model.long_skips]
     values = [0.2 + 0.1 * k for k in range(len(chosen))]
-    model.set_skips(skips=skips, s=values, b=1.4, filter="step")
+    override_skips(model.long_skips, skips=skips, s=values, b=1.4, filter="step")
     for i, long_skip in enumerate(model.long_skips):
         if i in chosen:
             numbers = (long_skip.settings.s, long_skip.settings.b)
@@ -215,7 +215,7 @@ def test_all_is_every_skip_and_the_default():
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([100.0, 900.0])
     outputs = []
     for override in ({}, {"skips": "all"}, {"skips": "1,0"}, {"skips": "inner"}):
-        model.set_skips(s=0.3, b=1.4, **override)
+        override_skips(model.long_skips, s=0.3, b=1.4, **override)
         outputs.append(model(x, t))
     assert torch.equal(outputs[0], outputs[1])
     assert torch.equal(outputs[0], outputs[2])
@@ -228,33 +228,21 @@ def test_the_window_selects_images_by_their_time():
     model = fill(UViT(**SMALL)).eval()
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([100.0, 900.0])
     trained = model(x, t)
-    model.set_skips(s=0.2, b=1.4)
+    override_skips(model.long_skips, s=0.2, b=1.4)
     changed = model(x, t)
-    model.set_skips(s=0.2, b=1.4, window=(500.0, 999.0))
+    override_skips(model.long_skips, s=0.2, b=1.4, window=Window(0.5, 1.0))
     windowed = model(x, t)
     torch.testing.assert_close(windowed[0], trained[0])
     torch.testing.assert_close(windowed[1], changed[1])
     assert not torch.allclose(trained[1], changed[1])
 
 
-def test_the_window_fades():
-    model = UViT(**SMALL)
-    model.set_skips(s=0.2, window=(400.0, 600.0), fade=100.0)
-    t = torch.tensor([200.0, 300.0, 350.0, 400.0, 500.0, 600.0, 675.0, 701.0])
-    strength = model._strength(t).flatten()
-    quarter = 0.5 + 0.5 * math.cos(0.75 * math.pi)
-    expected = torch.tensor([0, 0, 0.5, 1, 1, 1, quarter, 0])
-    torch.testing.assert_close(strength, expected, atol=1e-4, rtol=0)
-    model.set_skips(s=0.2, window=(400.0, 600.0))
-    assert model._strength(t).flatten().tolist() == [0, 0, 0, 1, 1, 1, 0, 0]
-
-
 def test_an_override_keeps_what_it_does_not_name():
     model = UViT(**SMALL, filter="step", s=0.8, cutoff=0.6, b=1.1)
-    model.set_skips(b=1.5)
+    override_skips(model.long_skips, b=1.5)
     chosen = model.long_skips[0].settings
     assert (chosen.filter, chosen.s, chosen.cutoff, chosen.b) == ("step", 0.8, 0.6, 1.5)
-    model.set_skips(filter="none")
+    override_skips(model.long_skips, filter="none")
     assert model.long_skips[0].settings.s == 1
 
 
@@ -279,7 +267,7 @@ def test_an_override_keeps_what_it_does_not_name():
 def test_a_wrong_override_changes_nothing(wrong, message):
     model = UViT(**SMALL)
     with pytest.raises(ValueError, match=message):
-        model.set_skips(**wrong)
+        override_skips(model.long_skips, **wrong)
     assert all(long_skip.override is None for long_skip in model.long_skips)
 
 
@@ -316,7 +304,7 @@ def test_no_label_is_the_null_class():
 
 @pytest.mark.parametrize("filter", FILTERS)
 def test_bfloat16_autocast_stays_close(filter):
-    model = fill(UViT(**SMALL, filter=filter, s=0.5, b=1.2, t_coefficients=1)).eval()
+    model = fill(UViT(**SMALL, filter=filter, s=0.5, b=1.2)).eval()
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([10.0, 900.0])
     with torch.autocast("cpu", torch.bfloat16):
         narrow = model(x, t)

@@ -15,10 +15,12 @@ _HOMES = {
     "Denoiser": "denoiser",
     "LowPass": "filters",
     "Model": "checkpoint",
+    "SkipModulation": "skips",
     "UViT": "uvit",
     "detail": "metrics",
     "generate": "generation",
     "load_model": "checkpoint",
+    "modulate": "attach",
     "plot_gains": "figures",
 }
 __all__ = sorted(_HOMES)

@@ -19,7 +19,7 @@ from uvit_lit.averaging import averaged_weights
 from uvit_lit.figures import plot_gains, plot_spectra
 from uvit_lit.module import DiffusionModule
 from uvit_lit.sampler import check_seeds, check_solver, sample, to_uint8
-from uvit_lit.skips import LongSkip
+from uvit_lit.skips import SkipModulation
 from uvit_lit.steps import StepCallback, is_due, is_logged
 
 
@@ -263,15 +263,15 @@ class SkipReport(StepCallback):
                 spectra = plot_spectra(denoiser, batch["image"], y)
             writer.add_figure("skips/spectra", spectra, step)
 
-    def _warn(self, index: int, long_skip: LongSkip) -> None:
-        """Say once that a cutoff sits at its bound, at some t at least."""
-        cutoff = long_skip.trained.learned.get("cutoff")
-        if cutoff is None:
+    def _warn(self, index: int, long_skip: SkipModulation) -> None:
+        """Say once that a cutoff sits at its bound."""
+        if "cutoff" not in long_skip.learned:
             return
-        values, margin = cutoff.over_time(), 0.01 * (cutoff.high - cutoff.low)
+        cutoff: Any = long_skip.learned["cutoff"]
+        value, margin = cutoff.number(), 0.01 * (cutoff.high - cutoff.low)
         for bound, end, sits in (
-            ("lower", cutoff.low, values.min() < cutoff.low + margin),
-            ("upper", cutoff.high, values.max() > cutoff.high - margin),
+            ("lower", cutoff.low, value < cutoff.low + margin),
+            ("upper", cutoff.high, value > cutoff.high - margin),
         ):
             if sits and (index, bound) not in self._warned:
                 self._warned.add((index, bound))

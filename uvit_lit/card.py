@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import ModelCardData, metadata_load
 
 from uvit_lit.layouts import Weights
-from uvit_lit.settings import SkipSettings
+from uvit_lit.skips import SkipSettings
 
 CARD = "README.md"
 """Name of the model card beside the weights in a directory, as on the Hub."""
@@ -32,7 +32,7 @@ def describe_weights(weights: Weights, skips: list[SkipSettings], results: str =
 
     Args:
         weights: A U-ViT and what is known about it.
-        skips: What acts on its long skips, outermost first; what is learned averaged over t.
+        skips: What acts on its long skips, outermost first, learned numbers as they are.
         results: Measured figures, as Markdown with their sample size, seeds and data.
     """
     arguments = weights.arguments

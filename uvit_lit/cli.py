@@ -119,8 +119,6 @@ def add_sampling_options(parser: argparse.ArgumentParser, n: int) -> None:
     add("--seed", type=int, default=0, help="seed of the first image (default: 0)")
     add("--solver", default="dpmpp", help="ddpm, ddim, dpmpp (default), sde-dpmpp, unipc or heun")
     add("--steps", type=int, default=25, help="solver steps, 1 to 1000 (default: 25)")
-    add("--reuse", type=int, default=1, help="run the inner blocks only in every so many-th call "
-        "of the network, the outermost pair in all (default: 1, no reuse)")  # fmt: skip
     add("--precision", default="32-true", help="32-true (default), bf16-mixed or 16-mixed: faster "
         "where the device has such products")  # fmt: skip
     add("--batch_size", type=int, default=64, help="images computed at once (default: 64)")

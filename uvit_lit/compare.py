@@ -3,8 +3,7 @@
 ``python -m uvit_lit.compare runs/a_0 runs/a_1 runs/b_0 runs/b_1`` prints two Markdown tables. The
 first has one row per run: the training loss (over all batches of the last quarter of the run, or of
 --steps; the quarters of t weighing the same), the last validation loss, the speed (median of what
-was logged), and s and cutoff of every long skip with the averaged weights, outermost first,
-averaged over t.
+was logged), and s and cutoff of every long skip with the averaged weights, outermost first.
 
 In the second, runs of the same name up to ``_SEED`` are one recipe, and those of the same seed are
 paired. It has a row per number: the losses, also by quarter of t, and what evaluate.py measured of
@@ -35,7 +34,7 @@ from uvit_lit.metrics import estimate
 
 LOSSES = ("training loss", "validation loss")
 BY_TIME = "validation loss, t "
-ALIKE = ("images", "first_seed", "labels", "cfg", "solver", "steps", "reuse", "precision",
+ALIKE = ("images", "first_seed", "labels", "cfg", "solver", "steps", "precision",
          "t_range", "reference_sha256")  # fmt: skip
 """What evaluations have in common that can be compared."""
 
@@ -213,7 +212,7 @@ def plot_comparison(runs: Sequence[Run]) -> Figure:
     """What the long skips learned, and the losses and the KID beside those of the first recipe.
 
     Returns:
-        Figure with the gain of each long skip (one curve per run with a filter, at t = 0.5), the
+        Figure with the gain of each long skip (one curve per run with a filter), the
         change of the validation loss by quarter of t in percent of the run of the same seed, and
         the KID (one dot per run in both), as far as they were measured.
     """
@@ -230,7 +229,7 @@ def plot_comparison(runs: Sequence[Run]) -> Figure:
             skips = run.model.denoiser.backbone.long_skips
             if i < len(skips) and skips[i].settings.filter != "none":
                 frequency, gain = gain_curves(skips[i])
-                panel.plot(frequency, gain.expand(3, -1)[1], color=colors[run.recipe], alpha=0.8)
+                panel.plot(frequency, gain, color=colors[run.recipe], alpha=0.8)
     halves[0].supxlabel(FREQUENCY_LABEL, fontsize=9)
     names = dict.fromkeys(name for run in base for name in run.values)
     quarters = [name for name in names if name.startswith(BY_TIME)]

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uvit_lit.reuse import Reusing
-from uvit_lit.schedule import Schedule
+from uvit_lit.schedule import STEPS, Schedule
+from uvit_lit.skips import Window, override_skips
 
 PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 """What the network predicts: our name and the one that diffusers has for it."""
@@ -50,23 +50,6 @@ class Denoiser(nn.Module):
             The prediction, of the shape of ``x_t``.
         """
         return self.backbone(x_t, t * self.schedule.time_scale, y)
-
-    def reusing(self, every: int) -> "Denoiser":
-        """This denoiser for one trajectory, with features reused between neighbouring calls.
-
-        Args:
-            every: The first call and every ``every``-th after it run the whole network, the
-                others its outermost pair of blocks (``uvit_lit.reuse.Reusing``). 1 is no reuse:
-                the denoiser itself.
-
-        Raises:
-            ValueError: If it is below 1.
-        """
-        if every < 1:
-            raise ValueError(f"reuse is {every}; accepted: at least 1 (no reuse)")
-        if every == 1:
-            return self
-        return Denoiser(Reusing(self.backbone, every), self.schedule.name, self.prediction)
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """Noisy image at time t: alpha x0 + sigma eps, with t of shape (batch,)."""
@@ -139,18 +122,14 @@ class Denoiser(nn.Module):
         Raises:
             ValueError: If a value is outside its range or a list has the wrong length.
         """
+        if t_fade and t_range is None:
+            raise ValueError(f"t_fade is {t_fade:g}; accepted: only with t_range")
         window = None
-        if not 0 <= t_fade <= 1 or (t_fade and t_range is None):
-            raise ValueError(f"t_fade is {t_fade:g}; accepted: 0 to 1, and only with t_range")
         if t_range is not None:
-            first, last = t_range
-            if not 0 <= first <= last <= 1:
-                raise ValueError(
-                    f"t_range is {first:g},{last:g}; accepted: two times, 0 <= first <= last <= 1"
-                )
-            window = (first * self.schedule.time_scale, last * self.schedule.time_scale)
-        fade = t_fade * self.schedule.time_scale
-        self.backbone.set_skips(window=window, fade=fade, **overrides)
+            Window(*t_range, t_fade)  # validates the values as they were given
+            scale = self.schedule.time_scale / STEPS  # of t as the long skips see it
+            window = Window(t_range[0] * scale, t_range[1] * scale, t_fade * scale)
+        override_skips(self.backbone.long_skips, window=window, **overrides)
 
 
 class Guided(nn.Module):
@@ -177,7 +156,3 @@ class Guided(nn.Module):
         both = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([y, null]))
         conditional, unconditional = both.float().chunk(2)  # rounding would be scaled as well
         return torch.lerp(unconditional, conditional, self.scale)
-
-    def reusing(self, every: int) -> "Guided":
-        """Guidance around ``Denoiser.reusing``: both predictions come of the same calls."""
-        return Guided(self.denoiser.reusing(every), self.scale)

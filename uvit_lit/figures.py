@@ -21,7 +21,7 @@ from uvit_lit.cli import Parser, checked_input
 from uvit_lit.denoiser import Denoiser
 from uvit_lit.files import replacing
 from uvit_lit.filters import MAX_FREQUENCY, LowPass, frequencies, radial_power
-from uvit_lit.skips import LongSkip
+from uvit_lit.skips import SkipModulation
 
 FREQUENCY_LABEL = "radial frequency (fraction of Nyquist)"
 
@@ -77,48 +77,38 @@ def plot_families(cutoff: float) -> Figure:
 
 
 @torch.no_grad()
-def gain_curves(long_skip: LongSkip) -> tuple[Tensor, Tensor]:
+def gain_curves(long_skip: SkipModulation) -> tuple[Tensor, Tensor]:
     """Gain of a long skip along an axis, as it is in force.
 
     Returns:
-        Frequencies from 0 to the corner, (points,), and gains, (points,) where nothing depends on
-        t, else (3, points) at t = 0, 0.5 and 1.
+        Frequencies from 0 to the corner and gains, each (points,).
     """
-    device = next((b.device for b in long_skip.buffers()), "cpu")
-    times = torch.tensor([0.0, 0.5, 1.0], device=device)
     points = _curve_points()
-    change = long_skip.in_force.gain_change(points.to(device), times).cpu()
-    return points[:, 0], 1 + change
+    return points[:, 0], long_skip.gain(points)
 
 
-def plot_gains(long_skips: Sequence[LongSkip]) -> Figure:
+def plot_gains(long_skips: Sequence[SkipModulation]) -> Figure:
     """Gain over frequency of every long skip, as it is in force.
 
     Args:
         long_skips: Outermost first, as in ``UViT.long_skips``.
 
     Returns:
-        Figure with one curve per long skip and the bins of the grid; where a filter depends on t,
-        its curves at t = 0 (dotted), 0.5 and 1 (dashed).
+        Figure with one curve per long skip and the bins of the grid.
     """
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.axhline(1, color="0.7", linewidth=0.8, zorder=0)
     for i, long_skip in enumerate(long_skips):
         frequency, gain = gain_curves(long_skip)
-        chosen, smooth = long_skip.settings, gain.ndim == 2
-        numbers = "" if chosen.filter == "none" else (
-            f": s = {chosen.s:.3f}, cutoff = {chosen.cutoff:.3f}" + ", mean over t" * smooth
-        )  # fmt: skip
+        chosen = long_skip.settings
+        filtered = chosen.filter != "none"
+        numbers = f": s = {chosen.s:.3f}, cutoff = {chosen.cutoff:.3f}" if filtered else ""
         color = colormaps["viridis"](i / len(long_skips))  # from the outermost to the innermost
-        for row, style in zip(gain.expand(3, -1), (":", "-", "--"), strict=True):
-            if smooth or style == "-":
-                axes.plot(frequency, row, style, color=color,
-                          label=f"skip {i}{numbers}" if style == "-" else None)  # fmt: skip
-        if smooth and i == len(long_skips) - 1:
-            for t, style in ((0, ":"), (0.5, "-"), (1, "--")):
-                axes.plot([], [], style, color="0.4", label=f"t = {t}")
-    _mark_bins(axes, long_skips[0].grid)
+        axes.plot(frequency, gain, color=color, label=f"skip {i}{numbers}")
+    grid = long_skips[0].grid
+    assert grid is not None
+    _mark_bins(axes, grid)
     axes.set(xlabel=FREQUENCY_LABEL, ylabel="gain", xlim=(0, MAX_FREQUENCY), ylim=(0, None),
              title=f"{long_skips[0].settings.filter}; skip 0 is the outermost")  # fmt: skip
     axes.legend(fontsize=8)
@@ -142,15 +132,15 @@ def plot_spectra(denoiser: Denoiser, x0: Tensor, y: Tensor | None) -> Figure:
     backbone = denoiser.backbone
     spectra: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
 
-    def measure(module: LongSkip, inputs: tuple, outputs: tuple) -> None:
+    def measure(module: SkipModulation, inputs: tuple, outputs: tuple) -> None:
         index = list(backbone.long_skips).index(module)
+        assert module.grid is not None
         features = {
             "backbone before": inputs[0], "backbone after": outputs[0],
             "skip before": inputs[1], "skip after": outputs[1],
         }  # fmt: skip
         spectra[index] = {
-            name: radial_power(x[:, module.num_prefix :], module.grid)
-            for name, x in features.items()
+            name: radial_power(x[:, module.prefix :], module.grid) for name, x in features.items()
         }
 
     generator = torch.Generator().manual_seed(0)

@@ -4,14 +4,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from uvit_lit.denoiser import Denoiser
 from uvit_lit.filters import PROTOTYPES
 from uvit_lit.layouts import check_tensors, read_weights, resize_positions
 
 SKIP_ARGUMENTS = {
-    "filter", "s", "cutoff", "order", "ripple", "attenuation", "t_coefficients",
+    "filter", "s", "cutoff", "order", "ripple", "attenuation",
     "b", "b_channels", "learn_b", "grad_checkpoint", "img_size",
 }  # fmt: skip
 """Arguments of ``UViT`` that may differ between a model and the weights it starts from."""
@@ -21,10 +19,10 @@ def initialise(denoiser: Denoiser, arguments: dict[str, Any], path: Path) -> Non
     """Put the averaged weights of a checkpoint into a denoiser.
 
     What its long skips have learned is taken over where this denoiser learns the same: s and
-    cutoff of the same low-pass, and b. Cosines in t that the checkpoint lacks start at 0. Where
-    the checkpoint's skips did something that this denoiser does not start with, a line on stderr
-    says so. Position embeddings of another image size are interpolated. What an official file
-    does not say (heads, schedule, prediction) is taken to be as here.
+    cutoff of the same low-pass, and b. Where the checkpoint's skips did something that this
+    denoiser does not start with, a line on stderr says so. Position embeddings of another image
+    size are interpolated. What an official file does not say (heads, schedule, prediction) is
+    taken to be as here.
 
     Args:
         denoiser: Of the same architecture, schedule and prediction; its skips may differ.
@@ -54,11 +52,7 @@ def initialise(denoiser: Denoiser, arguments: dict[str, Any], path: Path) -> Non
     for name in [name for name in tensors if ".learned." in name]:
         value = tensors.pop(name)
         if name in own and (same_design or name.endswith(".b.raw")):
-            if len(value) > len(own[name]):
-                raise ValueError(f"t_coefficients is {here['t_coefficients']} here and "
-                                 f"{there['t_coefficients']} in {path}")  # fmt: skip
-            tensors[name] = torch.zeros_like(own[name])
-            tensors[name][: len(value)] = value
+            tensors[name] = value
     denoiser.backbone.load_state_dict(tensors, strict=False)
     if not _keeps_its_skips(there, here, same_design):
         print(

@@ -106,7 +106,6 @@ class Generation:
         batch_size: Images that a device computes at once.
         devices: What shares the images out.
         autoencoder: What makes images of the latents of a latent model.
-        reuse: Calls from one of the whole network to the next; 1 is no reuse of features.
         precision: Of the network, one of ``uvit_lit.sampler.PRECISIONS``.
     """
 
@@ -119,15 +118,12 @@ class Generation:
     batch_size: int
     devices: Devices
     autoencoder: Autoencoder | None = None
-    reuse: int = 1
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning, and what the model cannot do."""
         check_solver(self.solver, self.steps)
-        for name, number in (
-            ("n", len(self.seeds)), ("batch_size", self.batch_size), ("reuse", self.reuse)
-        ):  # fmt: skip
+        for name, number in (("n", len(self.seeds)), ("batch_size", self.batch_size)):
             if number < 1:
                 raise ValueError(f"{name} is {number}; accepted: at least 1")
         check_seeds(self.seeds)
@@ -164,7 +160,7 @@ class Generation:
         )
         return cls(
             model, seeds, labels, args.cfg, args.solver, args.steps, args.batch_size, devices,
-            find_autoencoder(model, args.vae), args.reuse, args.precision,
+            find_autoencoder(model, args.vae), args.precision,
         )  # fmt: skip
 
     def launch(self) -> None:
@@ -200,7 +196,7 @@ class Generation:
 
     @property
     def _sampling(self) -> dict[str, Any]:
-        names = ("cfg", "solver", "steps", "reuse", "precision")
+        names = ("cfg", "solver", "steps", "precision")
         return {name: getattr(self, name) for name in names}
 
     def directory(self, out: Path, kind: str, key: Any) -> Path:
@@ -256,7 +252,6 @@ class Generation:
                 labels,
                 solver=self.solver,
                 steps=self.steps,
-                reuse=self.reuse,
                 precision=self.precision,
                 batch_size=self.batch_size,
                 device=self.devices.device,
@@ -289,7 +284,6 @@ def generate(
     cfg: float = 1.0,
     solver: str = "dpmpp",
     steps: int = 25,
-    reuse: int = 1,
     precision: str = "32-true",
     batch_size: int = 64,
     progress: bool = True,
@@ -307,8 +301,6 @@ def generate(
         cfg: Guidance scale; 1 is no guidance.
         solver: One of ``uvit_lit.sampler.SOLVERS``.
         steps: Steps of the solver, 1 to 1000.
-        reuse: Run the inner blocks only in every ``reuse``-th call of the network and the
-            outermost pair in all, which is faster and not the same; 1 is no reuse.
         precision: Of the network: 32-true, bf16-mixed or 16-mixed.
         batch_size: Images computed at once.
         progress: Whether to show a bar.
@@ -329,7 +321,7 @@ def generate(
     seeds = list(range(seed, seed + n))
     autoencoder = find_autoencoder(model, vae, devices.device)
     generation = Generation(
-        model, seeds, labels, cfg, solver, steps, batch_size, devices, autoencoder, reuse,
+        model, seeds, labels, cfg, solver, steps, batch_size, devices, autoencoder,
         precision,
     )  # fmt: skip
     with generation.bar(1, show=progress) as bar:

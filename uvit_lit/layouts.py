@@ -7,6 +7,7 @@ data: they are opened with ``weights_only=True`` or as safetensors, and never un
 
 import inspect
 import json
+import math
 import sys
 import warnings
 import zipfile
@@ -81,11 +82,27 @@ def read_weights(path: Path) -> Weights:
         ValueError: If the file is damaged, holds code, or is of another model.
     """
     if path.suffix == ".safetensors":
-        return _safetensors(path)
-    content = load(path)
-    if {"state_dict", "hyper_parameters"} <= content.keys():
-        return _lightning(content, path)
-    return _official(content, path)
+        weights = _safetensors(path)
+    else:
+        content = load(path)
+        ours = {"state_dict", "hyper_parameters"} <= content.keys()
+        weights = (_lightning if ours else _official)(content, path)
+    _make_constant(weights)
+    return weights
+
+
+def _make_constant(weights: Weights) -> None:
+    """Replace numbers of long skips that older versions learned as functions of t by their means.
+
+    They were cosine series inside the sigmoid: raw[0] + sum over k of raw[k] cos(pi k t).
+    """
+    for name, raw in weights.tensors.items():
+        if name.endswith(".raw") and ".learned." in name and raw.ndim == 1 and len(raw) > 1:
+            t = torch.linspace(0, 1, 65, dtype=torch.float64)
+            series = torch.cos(math.pi * t[:, None] * torch.arange(len(raw))) @ raw.double()
+            mean = torch.logit(torch.trapezoid(series.sigmoid(), t), eps=1e-6)
+            weights.tensors[name] = mean.to(raw.dtype)[None]
+            print(f"note: {name} was a function of t; its mean is used", file=sys.stderr)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -141,12 +158,10 @@ def resize_positions(weights: Weights, img_size: int) -> None:
     weights.arguments["img_size"] = img_size
     for name, raw in weights.tensors.items():
         if name.endswith(".learned.cutoff.raw"):
-            raw = raw.clone()  # the cosines keep their place around the constant
-            low, high = 1 / old, MAX_FREQUENCY  # as LongSkip bounds it, from half a bin
-            cutoff = low + (high - low) * torch.sigmoid(raw[0])
+            low, high = 1 / old, MAX_FREQUENCY  # as SkipModulation bounds it, from half a bin
+            cutoff = low + (high - low) * torch.sigmoid(raw)
             share = (cutoff - 1 / new) / (high - 1 / new)
-            raw[0] = torch.logit(share, eps=1e-3)
-            weights.tensors[name] = raw
+            weights.tensors[name] = torch.logit(share, eps=1e-3)
             weights.arguments["cutoff"] = max(weights.arguments["cutoff"], 1.01 / new)
 
 

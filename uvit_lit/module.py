@@ -1,7 +1,6 @@
 """The LightningModule: loss, what is trained, optimiser groups, warm-up."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ OPTIMIZERS = ("adamw", "muon")
 LOSS_WEIGHTS = ("plain", "velocity")
 """What the squared error of the prediction is weighted by."""
 
-TRAIN = ("all", "filters", "filters_then_all")
+TRAIN = ("all", "filters")
 """What of the model training moves."""
 
 
@@ -91,9 +90,7 @@ class DiffusionModule(LightningModule):
             validation.
         init_from: Checkpoint whose weights training starts from. What its long skips learned is
             taken over where this model learns the same.
-        train: What moves: ``all``; ``filters``, what the long skips learn, alone; or
-            ``filters_then_all``, the rest after ``filters_steps``.
-        filters_steps: Steps that ``filters_then_all`` begins with.
+        train: What moves: ``all``, or ``filters``, what the long skips learn, alone.
         filter_lr: Learning rate of what the long skips learn, as a multiple of ``lr``.
         skips: Long skips that s, b and so on act on at sampling when nobody says which: all,
             inner, outer or numbers with commas, 0 the outermost. The checkpoints name it;
@@ -119,7 +116,6 @@ class DiffusionModule(LightningModule):
         loss_weight: str = "plain",
         init_from: str | None = None,
         train: str = "all",
-        filters_steps: int = 1000,
         filter_lr: float = 10.0,
         skips: str = "all",
         **uvit: Any,
@@ -146,8 +142,6 @@ class DiffusionModule(LightningModule):
             raise ValueError(f"loss_weight is {loss_weight!r}; accepted: {', '.join(LOSS_WEIGHTS)}")
         if train not in TRAIN:
             raise ValueError(f"train is {train!r}; accepted: {', '.join(TRAIN)}")
-        if filters_steps < 0:
-            raise ValueError(f"filters_steps is {filters_steps}; accepted: 0 or more")
         if not filter_lr > 0:
             raise ValueError(f"filter_lr is {filter_lr}; accepted: above 0")
         self.save_hyperparameters()
@@ -164,7 +158,6 @@ class DiffusionModule(LightningModule):
         if train == "filters":
             self.denoiser.requires_grad_(False)
             self.denoiser.backbone.long_skips.requires_grad_(True)
-        self.filters_first = filters_steps if train == "filters_then_all" else 0
         self.class_dropout = class_dropout
         self.lr, self.weight_decay, self.betas = lr, weight_decay, betas
         self.optimizer, self.filter_lr = optimizer, filter_lr
@@ -206,18 +199,13 @@ class DiffusionModule(LightningModule):
         return {"losses": losses, "t": t}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Hold the network still while only the filters move; log the norm before clipping."""
-        if self.global_step < self.filters_first:
-            moving = {id(p) for p in self.denoiser.backbone.long_skips.parameters()}
-            for parameter in self.parameters():
-                if id(parameter) not in moving:
-                    parameter.grad = None  # AdamW passes over it
+        """Log the norm of the gradient before it is clipped."""
         if is_logged(self.trainer, self.global_step + 1):
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
             self.log("train/gradient_norm", nn.utils.get_total_norm(gradients))
 
     def configure_optimizers(self) -> Any:
-        """Each group warms up linearly when it begins to move; all cool down at the end."""
+        """The learning rates of all groups warm up linearly, and cool down at the end."""
         muon = self.optimizer == "muon"
         groups = parameter_groups(self.denoiser, self.lr, self.weight_decay, self.filter_lr, muon)
         optimizer: torch.optim.Optimizer
@@ -229,16 +217,10 @@ class DiffusionModule(LightningModule):
             optimizer = torch.optim.AdamW(groups, betas=self.betas)
         end = self.trainer.max_steps if self.cooldown else 0
 
-        def factor(first: int) -> Callable[[int], float]:
-            def at(step: int) -> float:
-                warm = max(step + 1 - first, 0) / max(self.warmup_steps, 1)
-                cool = (end - step) / (self.cooldown * end) if self.cooldown else 1.0
-                return max(min(warm, cool, 1.0), 0.0)
+        def factor(step: int) -> float:
+            warm = (step + 1) / max(self.warmup_steps, 1)
+            cool = (end - step) / (self.cooldown * end) if self.cooldown else 1.0
+            return max(min(warm, cool, 1.0), 0.0)
 
-            return at
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            [factor(0 if g["name"] == "filters" else self.filters_first) for g in groups],
-        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]

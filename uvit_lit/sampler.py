@@ -118,7 +118,6 @@ def sample(
     *,
     solver: str = "dpmpp",
     steps: int = 25,
-    reuse: int = 1,
     precision: str = "32-true",
     batch_size: int = 64,
     device: torch.device | str = "cpu",
@@ -137,8 +136,6 @@ def sample(
         labels: One per image; None for no class.
         solver: One of ``SOLVERS``.
         steps: Steps of the solver, 1 to 1000.
-        reuse: Calls from one of the whole network to the next, counted in each batch from its
-            first; 1 is no reuse of features.
         precision: Of the network, one of ``PRECISIONS``; the solver computes in float32.
         batch_size: Images that go through the network at once.
         device: Where to compute.
@@ -148,8 +145,7 @@ def sample(
         (images, channels, height, width) float32 on the CPU, around [-1, 1], not clipped.
 
     Raises:
-        ValueError: If the seeds, the solver, the steps, the reuse or the precision are not
-            accepted.
+        ValueError: If the seeds, the solver, the steps or the precision are not accepted.
     """
     check_seeds(seeds)
     images = []
@@ -159,14 +155,13 @@ def sample(
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[chosen]]
             x = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
             y = None if labels is None else torch.tensor(labels[chosen], device=device)
-            trajectory = model.reusing(reuse)
             scheduler = make_solver(solver, model, steps)
             noise = {"generator": generators} if solver in STOCHASTIC else {}
             x = x * scheduler.init_noise_sigma
             times = _times(scheduler, model.schedule).to(device)
             for n, t in zip(scheduler.timesteps, times, strict=True):
                 noisy = scheduler.scale_model_input(x, n)
-                output = trajectory(noisy, t.expand(len(x)), y).float()
+                output = model(noisy, t.expand(len(x)), y).float()
                 with autocast(device, "32-true"):
                     x = scheduler.step(output, n, x, **noise).prev_sample
                 if bar is not None:

@@ -1,7 +1,14 @@
-"""What acts on a long skip: a filter on the skip features, a scale on the backbone features."""
+"""The modulation of a long skip: a filter on the skip features, a scale on the backbone features.
+
+Equations 1 to 5 of "Image Generation at Different Detail Level: Scaling Skip Connections in
+ViT-based Diffusion Models" (Liu et al.). ``SkipModulation`` works on the features of any network;
+``uvit_lit.attach`` puts it into one.
+"""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,18 +19,118 @@ from uvit_lit.filters import (
     FILTERS,
     MAX_FREQUENCY,
     PROTOTYPES,
+    LowPass,
     frequencies,
     hartley_matrix,
 )
-from uvit_lit.settings import MAX_SCALE, Learned, SkipSettings
 
 NAMED_SKIPS = {"all": slice(None), "inner": slice(-1, None), "outer": slice(1)}
 """Long skips that have a name: all of them, the innermost one, the outermost one."""
 
+MAX_SCALE = 2.0
+"""A learned s or b stays between 0 and this: 1, no change, is in the middle."""
 
-def scale_backbone(
-    x: Tensor, b: Tensor | float, num_prefix: int = 0, channels: float = 1.0
-) -> Tensor:
+
+@dataclass(frozen=True)
+class SkipSettings:
+    """What one long skip does to the features that meet there.
+
+    Attributes:
+        filter: Name of the low-pass, one of ``uvit_lit.filters.FILTERS``.
+        s: Skip scale: the gain of the low-pass's passband, at least 0. 1 is no change, 0 removes
+            the passband. Without a filter nothing is scaled, so ``s`` is 1.
+        cutoff: Edge of the low-pass as a fraction of Nyquist, in (0, sqrt(2)]; ``LowPass`` says
+            what it means in each family.
+        b: Backbone scale, at least 0: the largest factor of equation 4. 1 is no change.
+        b_channels: Fraction of the channels, in (0, 1], that ``b`` amplifies; the first ones.
+            The paper scales all, FreeU the first half.
+        order: Order of butterworth, chebyshev and chebyshev2, 1 to 12.
+        ripple: Passband ripple of chebyshev, 0.05 to 6 dB.
+        attenuation: Stopband attenuation of chebyshev2, 10 to 80 dB.
+
+    Raises:
+        ValueError: If a value is outside its range.
+    """
+
+    filter: str = "none"
+    s: float = 1.0
+    cutoff: float = 0.3
+    b: float = 1.0
+    b_channels: float = 1.0
+    order: int = LowPass.order
+    ripple: float = LowPass.ripple
+    attenuation: float = LowPass.attenuation
+
+    def __post_init__(self) -> None:
+        """Validate the settings."""
+        self.low_pass()
+        for name in ("s", "b"):
+            value = getattr(self, name)
+            if not (value >= 0 and math.isfinite(value)):
+                raise ValueError(f"{name} is {value}; accepted: a number of at least 0")
+        if self.filter == "none" and self.s != 1:
+            raise ValueError(f"s is {self.s} without a filter; accepted: 1, or choose a filter")
+        if not 0 < self.cutoff <= MAX_FREQUENCY:
+            raise ValueError(
+                f"cutoff is {self.cutoff}; accepted: a fraction of Nyquist above 0 and at most "
+                f"sqrt(2) = {MAX_FREQUENCY:.4f}"
+            )
+        if not 0 < self.b_channels <= 1:
+            raise ValueError(
+                f"b_channels is {self.b_channels}; accepted: a fraction above 0 and at most 1"
+            )
+
+    def low_pass(self) -> LowPass | None:
+        """The low-pass, or None without a filter."""
+        design = LowPass(
+            "step" if self.filter == "none" else self.filter,
+            self.order,
+            self.ripple,
+            self.attenuation,
+        )
+        return None if self.filter == "none" else design
+
+
+class Learned(nn.Module):
+    """A number that training moves inside (low, high): low + (high - low) * sigmoid(raw).
+
+    Args:
+        name: What it is, for the error.
+        value: Where it starts.
+        low: Lower bound.
+        high: Upper bound.
+
+    Raises:
+        ValueError: If it does not start inside its bounds.
+    """
+
+    def __init__(self, name: str, value: float, low: float, high: float) -> None:
+        super().__init__()
+        if not low < value < high:
+            raise ValueError(
+                f"{name} is {value}; accepted where it is learned: between {low:g} and {high:.4f}"
+            )
+        self.low, self.high = low, high
+        self.raw = nn.Parameter(torch.tensor([math.log((value - low) / (high - value))]))
+
+    def forward(self) -> Tensor:
+        """The number, a tensor of no dimension, at least float32."""
+        raw = self.raw[0].to(torch.promote_types(self.raw.dtype, torch.float32))
+        return self.low + (self.high - self.low) * torch.sigmoid(raw)
+
+    def number(self) -> float:
+        """The number as a float inside the bounds.
+
+        Raises:
+            FloatingPointError: If it is not finite, since training diverged.
+        """
+        value = float(self().detach())
+        if not math.isfinite(value):
+            raise FloatingPointError("training diverged: what a long skip learns is not finite")
+        return min(max(value, self.low), self.high)
+
+
+def scale_backbone(x: Tensor, b: Tensor | float, prefix: int = 0, channels: float = 1.0) -> Tensor:
     """Amplify the backbone features where they are strong (equations 3 to 5).
 
     The mean over the channels gives one value per patch token (3); min-max normalised over the
@@ -33,9 +140,8 @@ def scale_backbone(
 
     Args:
         x: (batch, tokens, channels), prefix tokens first. Not changed.
-        b: Backbone scale, at least 0; 1 returns ``x`` itself. A tensor, of no dimension, is a
-            learned one.
-        num_prefix: How many leading tokens (time, class) are left alone.
+        b: Backbone scale, at least 0; 1 returns ``x`` itself. A tensor of no dimension is learned.
+        prefix: How many leading tokens (time, class) are left alone.
         channels: Fraction of the channels, in (0, 1], that is amplified; the first ones.
 
     Returns:
@@ -44,229 +150,293 @@ def scale_backbone(
     if not isinstance(b, Tensor) and b == 1:
         return x
     accurate = torch.promote_types(x.dtype, torch.float32)
-    mean = x[:, num_prefix:].mean(dim=-1, keepdim=True, dtype=accurate)
+    mean = x[:, prefix:].mean(dim=-1, keepdim=True, dtype=accurate)
     low, high = mean.amin(dim=1, keepdim=True), mean.amax(dim=1, keepdim=True)
     normalised = (mean - low) / (high - low).clamp_min(1e-6)
     alpha = (b - 1) * normalised + 1
-    alpha = F.pad(alpha, (0, 0, num_prefix, 0), value=1.0)
+    alpha = F.pad(alpha, (0, 0, prefix, 0), value=1.0)
     if channels < 1:
         amplified = torch.arange(x.shape[-1], device=x.device) < round(channels * x.shape[-1])
         alpha = torch.where(amplified, alpha, 1.0)
     return x * alpha.to(x.dtype)
 
 
-class Modulation(nn.Module):
-    """The paper's two modulating factors: filter the skip features, scale the backbone features.
+class _Acting(nn.Module):
+    """One set of numbers at work on a grid: filter the skip features, scale the backbone features.
+
+    The gain is applied in the Hartley basis: skip + Q (c . (Q^T skip)), with c = gain - 1 and the
+    columns of Q whose gain is not 1. Prefix tokens have rows of zeros in Q.
 
     Args:
-        settings: What to do.
+        settings: The numbers.
+        learned: Which of s, cutoff and b are parameters instead. They belong to the
+            ``SkipModulation``, not to this module.
         grid: Height and width in patch tokens.
-        num_prefix: Leading tokens (time, class) that are neither filtered nor scaled.
-        learned: Which of s, cutoff and b are not the numbers of ``settings`` but learned. They
-            belong to the ``LongSkip``, not to this module.
     """
 
     def __init__(
-        self,
-        settings: SkipSettings,
-        grid: tuple[int, int],
-        num_prefix: int,
-        learned: Mapping[str, Learned] | None = None,
+        self, settings: SkipSettings, learned: dict[str, Any], grid: tuple[int, int]
     ) -> None:
         super().__init__()
-        self.settings = settings
-        self.num_prefix = num_prefix
-        self.learned = dict(learned or {})
+        self.settings, self.learned = settings, learned
         self.low_pass = settings.low_pass()
-        self.filter_is_learned = self.low_pass is not None and bool(
-            {"s", "cutoff"} & self.learned.keys()
-        )
-        if self.low_pass is None:
-            return
-        # Zero rows for the prefix: it is left alone without cutting and joining.
-        basis = F.pad(hartley_matrix(grid), (0, 0, num_prefix, 0))
-        frequency = frequencies(grid).flatten(0, 1)
-        if self.filter_is_learned:
-            self.register_buffer("basis", basis.float(), persistent=False)
-            self.register_buffer("frequency", frequency.float(), persistent=False)
-            return
-        change = (settings.s - 1) * self.low_pass(frequency, settings.cutoff)
-        passed = change != 0
-        self.is_low_rank = not passed.is_meta and 2 * int(passed.sum()) < len(passed)
-        if self.is_low_rank:  # a step touches few frequencies
-            basis, change = basis[:, passed], change[passed]
-            self.register_buffer("analysis", basis.T.float().contiguous(), persistent=False)
-            self.register_buffer("synthesis", (basis * change).float(), persistent=False)
-        else:
-            self.register_buffer("change", (basis * change @ basis.T).float(), persistent=False)
+        self.filter_is_learned = self.low_pass is not None and bool({"s", "cutoff"} & set(learned))
+        with torch.device("cpu"):  # also on the meta device: the gain decides the shapes
+            basis, frequency = hartley_matrix(grid), frequencies(grid).flatten(0, 1)
+            change = torch.zeros(len(basis), dtype=basis.dtype)
+            if self.low_pass is not None and not self.filter_is_learned:
+                change = (settings.s - 1) * self.low_pass(frequency, settings.cutoff)
+            acts = (change != 0) | self.filter_is_learned
+        self.register_buffer("basis", basis[:, acts].float(), persistent=False)
+        self.register_buffer("frequency", frequency[acts].float(), persistent=False)
+        self.register_buffer("change", change[acts].float(), persistent=False)
 
-    def forward(self, backbone: Tensor, skip: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the scaled backbone features and the filtered skip features.
-
-        Args:
-            backbone: (batch, prefix + patch tokens, channels).
-            skip: The same shape.
-            t: (batch,) times in [0, 1].
-        """
-        b = self._value("b", t)
-        backbone = scale_backbone(backbone, b, self.num_prefix, self.settings.b_channels)
-        if self.filter_is_learned:
-            skip = self._learned_filter(skip, t)
-        elif self.low_pass is not None and self.settings.s != 1:
-            if self.is_low_rank:
-                analysis, synthesis = self.get_buffer("analysis"), self.get_buffer("synthesis")
-                skip = _add_product(skip, synthesis, _per_image(analysis, skip) @ skip)
-            else:
-                skip = _add_product(skip, self.get_buffer("change"), skip)
+    def forward(self, backbone: Tensor, skip: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
+        """Scale and filter, each (batch, prefix + patch tokens, channels)."""
+        b, channels = self._value("b"), self.settings.b_channels
+        backbone = scale_backbone(backbone, b, prefix, channels)
+        basis = self.get_buffer("basis")
+        if basis.shape[1]:
+            basis = F.pad(basis, (0, 0, prefix, 0)).to(skip.dtype).expand(len(skip), -1, -1)
+            change = self._change().to(skip.dtype)[:, None] * (basis.mT @ skip)
+            skip = torch.baddbmm(skip, basis, change.to(skip.dtype)).to(skip.dtype)
         return backbone, skip
 
-    def _value(self, name: str, t: Tensor) -> Tensor | float:
-        """What s, cutoff or b is at the times t."""
-        return self.learned[name](t) if name in self.learned else getattr(self.settings, name)
+    def _value(self, name: str) -> Any:
+        """The number s, cutoff or b, as a tensor where it is learned."""
+        return self.learned[name]() if name in self.learned else getattr(self.settings, name)
 
-    def gain_change(self, frequency: Tensor, t: Tensor) -> Tensor:
-        """Gain minus 1 of the filter: (s - 1) |H(f)|.
-
-        Args:
-            frequency: (frequencies, 2), as ``LowPass`` takes them.
-            t: (batch,) times in [0, 1].
-
-        Returns:
-            (frequencies,) where nothing depends on t, else (batch, frequencies).
-        """
-        if self.low_pass is None:
-            return torch.zeros_like(frequency[..., 0])
-        s, cutoff = (
-            v[:, None] if isinstance(v, Tensor) and v.ndim else v
-            for v in (self._value("s", t), self._value("cutoff", t))
-        )
-        return (s - 1) * self.low_pass(frequency, cutoff)
-
-    def _learned_filter(self, skip: Tensor, t: Tensor) -> Tensor:
-        """The filtered skip features."""
-        basis = self.get_buffer("basis")
-        with torch.autocast(skip.device.type, enabled=False):  # the design stays in float32
-            change = self.gain_change(self.get_buffer("frequency"), t)
-            if change.ndim == 1:
-                matrix = basis * change @ basis.T
-        if change.ndim == 1:
-            return _add_product(skip, matrix, skip)
-        change = change[:, :, None].to(skip.dtype)
-        return _add_product(skip, basis, change * (_per_image(basis.T, skip) @ skip))
+    def _change(self) -> Tensor:
+        """Gain minus 1 of each column, float32."""
+        if self.low_pass is None or not self.filter_is_learned:
+            return self.get_buffer("change")
+        frequency = self.get_buffer("frequency")
+        with torch.autocast(frequency.device.type, enabled=False):
+            return (self._value("s") - 1) * self.low_pass(frequency, self._value("cutoff"))
 
 
-def _per_image(matrix: Tensor, features: Tensor) -> Tensor:
-    """The matrix once for each image, without a copy (of the features, as torch.matmul makes)."""
-    return matrix.to(features.dtype).expand(len(features), -1, -1)
+@dataclass(frozen=True)
+class Window:
+    """The times at which an override acts; 1 is pure noise, where sampling begins.
 
-
-def _add_product(skip: Tensor, matrix: Tensor, features: Tensor) -> Tensor:
-    """Add matrix @ features to the skip features of each image; their dtype stays."""
-    return torch.baddbmm(skip, _per_image(matrix, skip), features.to(skip.dtype)).to(skip.dtype)
-
-
-class LongSkip(nn.Module):
-    """The modulation of one long skip, as trained, with an optional override for sampling.
-
-    Args:
-        settings: What acts during training, or where the learning starts.
-        grid: Height and width in patch tokens.
-        num_prefix: Leading tokens that are left alone.
-        learn_b: Whether b is learned too.
-        t_coefficients: Number of cosines in t of the learned s and cutoff; 0 keeps them constant.
+    Attributes:
+        first: First time, in [0, 1].
+        last: Last time, in [first, 1].
+        fade: Width on either side over which it goes from off to on, as half a cosine; 0 switches.
 
     Raises:
-        ValueError: If what is learned does not start inside its bounds: s and b between 0 and 2,
-            the cutoff between half a bin and sqrt(2).
+        ValueError: If a value is outside its range.
+    """
+
+    first: float = 0.0
+    last: float = 1.0
+    fade: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Validate the times."""
+        if not 0 <= self.first <= self.last <= 1:
+            raise ValueError(
+                f"t_range is {self.first:g},{self.last:g}; accepted: two times, "
+                "0 <= first <= last <= 1"
+            )
+        if not 0 <= self.fade <= 1:
+            raise ValueError(f"t_fade is {self.fade:g}; accepted: 0 to 1")
+
+    def strength(self, t: Tensor) -> Tensor:
+        """How much the override acts at times t, (batch,): in [0, 1], of the same shape."""
+        rounding = 1e-6  # of float32 times: both ends belong to the window
+        outside = torch.maximum(self.first - t, t - self.last) - rounding
+        return 0.5 + 0.5 * torch.cos(math.pi * (outside / max(self.fade, 1e-7)).clamp(0, 1))
+
+
+class SkipModulation(nn.Module):
+    """Filter the features of a long skip and scale the backbone features that meet it.
+
+    The gain of the filter at frequency f is 1 - (1 - s) |H(f)|, where H is a low-pass (equation 2).
+
+    Args:
+        grid: Height and width of the features in tokens. None takes it from the features, which
+            works where nothing is learned: from maps, and from tokens that make a square.
+        prefix: Leading tokens (time, class) that are neither filtered nor scaled. Maps have none.
+        learn: Which of ``s``, ``cutoff`` and ``b`` are parameters; their settings are where they
+            start. s and b stay between 0 and 2, the cutoff between half a bin and sqrt(2).
+        **settings: The fields of ``SkipSettings``: filter, s, cutoff, b, b_channels, order, ripple,
+            attenuation. Without a filter, an ``s`` gets the step.
+
+    Raises:
+        ValueError: If a setting is outside its range, or what is learned does not start inside its
+            bounds or needs a grid.
+
+    >>> backbone, skip = torch.randn(2, 1, 65, 32)
+    >>> modulation = SkipModulation((8, 8), s=0.5, b=1.3)
+    >>> scaled, filtered = modulation(backbone, skip)
+    >>> torch.equal(filtered[:, 0], skip[:, 0])  # the prefix token
+    True
+    >>> torch.allclose(filtered[:, 1:].mean(1), 0.5 * skip[:, 1:].mean(1), atol=1e-6)  # the mean
+    True
     """
 
     def __init__(
         self,
-        settings: SkipSettings,
-        grid: tuple[int, int],
-        num_prefix: int,
-        learn_b: bool = False,
-        t_coefficients: int = 0,
+        grid: tuple[int, int] | None = None,
+        prefix: int = 1,
+        learn: Sequence[str] = (),
+        **settings: Any,
     ) -> None:
         super().__init__()
-        self.grid = grid
-        self.num_prefix = num_prefix
-        learned = {}
-        if settings.filter in PROTOTYPES:
-            half_bin = 1 / max(grid)
-            learned["s"] = Learned("s", settings.s, 0, MAX_SCALE, t_coefficients)
-            learned["cutoff"] = Learned(
-                "cutoff", settings.cutoff, half_bin, MAX_FREQUENCY, t_coefficients
+        chosen = _changed(SkipSettings(), settings)
+        if unknown := set(learn) - {"s", "cutoff", "b"}:
+            raise ValueError(f"learn is {', '.join(sorted(unknown))}; accepted: s, cutoff, b")
+        if {"s", "cutoff"} & set(learn) and chosen.filter not in PROTOTYPES:
+            raise ValueError(
+                f"filter is {chosen.filter}; accepted where s or the cutoff is learned: "
+                f"{', '.join(PROTOTYPES)}"
             )
-        if learn_b:
-            learned["b"] = Learned("b", settings.b, 0, MAX_SCALE)
-        self.learned = nn.ModuleDict(learned)
-        self.trained = Modulation(settings, grid, num_prefix, learned)
-        self.override: Modulation | None = None
-
-    @property
-    def in_force(self) -> Modulation:
-        """The override where there is one, else what was trained."""
-        return self.override or self.trained
+        if learn and grid is None:
+            raise ValueError("grid is None; accepted where something is learned: (height, width)")
+        self.grid, self.prefix = grid, prefix
+        bounds = {"s": (0.0, MAX_SCALE), "b": (0.0, MAX_SCALE)}
+        if grid is not None:
+            bounds["cutoff"] = (1 / max(grid), MAX_FREQUENCY)  # from half a bin
+        self.learned = nn.ModuleDict(
+            {
+                name: Learned(name, getattr(chosen, name), *bounds[name])
+                for name in ("s", "cutoff", "b")
+                if name in learn
+            }
+        )
+        self.trained = chosen
+        self.override: SkipSettings | None = None
+        self.window: Window | None = None
+        self._changes: frozenset[str] = frozenset()  # what the override names
+        self._acting: Any = nn.ModuleDict()  # trained, and override where there is one
+        self._built: tuple[int, int] | None = None  # grid that they are made for
+        if grid is not None:
+            self._build(grid)
 
     @property
     def settings(self) -> SkipSettings:
-        """What is in force, as numbers: what is learned as its value, averaged over t.
+        """What is in force, as numbers, what is learned as its value.
 
         Raises:
             FloatingPointError: If a learned number is not finite, since training diverged.
         """
-        values: dict[str, Any] = {
-            name: learned.average() for name, learned in self.in_force.learned.items()
-        }
-        return dataclasses.replace(self.in_force.settings, **values)
+        chosen = self.override or self.trained
+        numbers = {name: learned.number() for name, learned in self._learned_in_force().items()}
+        return dataclasses.replace(chosen, **numbers)
 
-    def overridden(self, **changes: Any) -> Modulation | None:
-        """Modulation with other settings, the rest as trained; None where nothing changes."""
-        if not changes:
-            return None
-        learned = {k: v for k, v in self.trained.learned.items() if k not in changes}
-        settings = dataclasses.replace(self.trained.settings, **changes)
-        return Modulation(settings, self.grid, self.num_prefix, learned)
+    def _learned_in_force(self) -> dict[str, Any]:
+        """What is learned and not overridden."""
+        return {name: v for name, v in self.learned.items() if name not in self._changes}
+
+    def set(self, window: Window | None = None, **changes: Any) -> None:
+        """Override some settings; what is not named stays as trained, learned numbers too.
+
+        Args:
+            window: When it acts, where ``forward`` gets the times; None is always.
+            **changes: Fields of ``SkipSettings``. None of them returns to the trained settings.
+
+        Raises:
+            ValueError: If a value is outside its range.
+        """
+        self.override = _changed(self.trained, changes) if changes else None
+        self._changes, self.window = frozenset(changes), window
+        if self._built is not None:
+            self._build(self._built)
+
+    def gain(self, frequency: Tensor) -> Tensor:
+        """Gain of the filter in force, 1 - (1 - s) |H(f)|.
+
+        Args:
+            frequency: (..., 2) vertical and horizontal frequency, fraction of Nyquist.
+
+        Returns:
+            (...), of the device and the dtype of ``frequency``.
+        """
+        chosen = self.settings
+        low_pass = chosen.low_pass()
+        if low_pass is None:
+            return torch.ones_like(frequency[..., 0])
+        return 1 + (chosen.s - 1) * low_pass(frequency, chosen.cutoff)
 
     def forward(
-        self, backbone: Tensor, skip: Tensor, t: Tensor, strength: Tensor | None = None
+        self, backbone: Tensor, skip: Tensor, t: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Modulate the backbone and the skip features.
 
         Args:
-            backbone: (batch, prefix + patch tokens, channels).
-            skip: The same shape.
-            t: (batch,) times in [0, 1].
-            strength: (batch, 1, 1) in [0, 1], how much the override acts on each image: 0 is as
-                trained, 1 and None are in full.
+            backbone: Tokens (batch, prefix + height * width, channels), or maps (batch, channels,
+                height, width). Not changed.
+            skip: The same, with channels of its own. Not changed.
+            t: (batch,) times in [0, 1]; needed where the override has a window.
 
         Returns:
-            Scaled backbone features and filtered skip features, each of the same shape.
+            Scaled backbone features and filtered skip features, each of its shape.
+
+        Raises:
+            ValueError: If the grid is not known, or the times are needed and missing.
         """
-        if self.override is None:
-            return self.trained(backbone, skip, t)
-        inside = self.override(backbone, skip, t)
-        if strength is None:
+        if skip.ndim == 4:
+            grid = (skip.shape[2], skip.shape[3])
+            backbone, skip = backbone.flatten(2).mT, skip.flatten(2).mT
+            backbone, skip = self._modulate(backbone, skip, grid, 0, t)
+            return backbone.mT.unflatten(2, grid), skip.mT.unflatten(2, grid)
+        grid = self.grid or _square(skip.shape[1] - self.prefix)
+        return self._modulate(backbone, skip, grid, self.prefix, t)
+
+    def _modulate(
+        self, backbone: Tensor, skip: Tensor, grid: tuple[int, int], prefix: int, t: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Modulate tokens on a grid."""
+        if grid != self._built:
+            self._build(grid)
+            self._acting.to(skip.device)
+        in_force = "trained" if self.override is None else "override"
+        inside = self._acting[in_force](backbone, skip, prefix)
+        if self.override is None or self.window is None:
             return inside
-        outside = self.trained(backbone, skip, t)  # gain and alpha are linear in s and b
-        weight = strength.to(skip.dtype)
+        if t is None:
+            raise ValueError("t is None; accepted with a window: the times, one per image")
+        outside = self._acting["trained"](backbone, skip, prefix)
+        weight = self.window.strength(t)[:, None, None].to(skip.dtype)
         return torch.lerp(outside[0], inside[0], weight), torch.lerp(outside[1], inside[1], weight)
+
+    def _build(self, grid: tuple[int, int]) -> None:
+        """Prepare what acts for a grid."""
+        acting = {"trained": _Acting(self.trained, dict(self.learned), grid)}
+        if self.override is not None:
+            acting["override"] = _Acting(self.override, self._learned_in_force(), grid)
+        device = next((buffer.device for buffer in self._acting.buffers()), "cpu")
+        self._acting, self._built = nn.ModuleDict(acting).to(device), grid
+
+
+def _changed(trained: SkipSettings, changes: Mapping[str, Any]) -> SkipSettings:
+    """Settings with some changes: an s without a filter brings the step, no filter an s of 1."""
+    chosen = dict(changes)
+    if trained.filter == "none" and "s" in chosen:
+        chosen.setdefault("filter", "step")
+    if chosen.get("filter") == "none":
+        chosen.setdefault("s", 1.0)
+    return dataclasses.replace(trained, **chosen)
+
+
+def _square(tokens: int) -> tuple[int, int]:
+    """Sides of a square grid.
+
+    Raises:
+        ValueError: If so many tokens make no square.
+    """
+    side = math.isqrt(max(tokens, 0))
+    if side == 0 or side * side != tokens:
+        raise ValueError(f"{tokens} patch tokens make no square; accepted: grid=(height, width)")
+    return side, side
 
 
 def override_skips(
-    long_skips: Sequence[LongSkip],
-    device: torch.device,
-    *,
+    long_skips: Sequence[SkipModulation],
     skips: str | Sequence[int] = "all",
-    s: float | Sequence[float] | None = None,
-    b: float | Sequence[float] | None = None,
-    filter: str | None = None,
-    cutoff: float | Sequence[float] | None = None,
-    order: int | None = None,
-    ripple: float | None = None,
-    attenuation: float | None = None,
-    b_channels: float | None = None,
+    window: Window | None = None,
+    **settings: Any,
 ) -> None:
     """Override what acts on the long skips, without touching the weights.
 
@@ -275,45 +445,34 @@ def override_skips(
 
     Args:
         long_skips: Outermost pair of blocks first.
-        device: Where the model is.
         skips: Which of them the values act on, as ``choose_skips`` takes it. The others stay as
             trained.
-        s: Skip scale, at least 0: one value, or one per chosen long skip in the order in which
-            they are named; ``all`` begins with the outermost. A model trained without a filter
-            gets the step.
-        b: Backbone scale, at least 0: one value or one per chosen long skip.
-        filter: Another low-pass than the trained one.
-        cutoff: Fraction of Nyquist in (0, sqrt(2)]: one value or one per chosen long skip.
-        order: Order of butterworth, chebyshev and chebyshev2.
-        ripple: Passband ripple of chebyshev in dB.
-        attenuation: Stopband attenuation of chebyshev2 in dB.
-        b_channels: Fraction of the channels in (0, 1] that ``b`` amplifies.
+        window: When the values act; None is always.
+        **settings: Fields of ``SkipSettings``: one value, or one per chosen long skip in the order
+            in which they are named; ``all`` begins with the outermost. A model trained without a
+            filter gets the step where ``s`` is given.
 
     Raises:
         ValueError: If a value is outside its range or a list has the wrong length.
     """
-    design = {"filter": filter, "cutoff": cutoff, "order": order, "ripple": ripple,
-              "attenuation": attenuation}  # fmt: skip
-    if long_skips[0].trained.low_pass is None:
-        known = filter is None or filter in FILTERS[1:]
-        if s is None and known and any(v is not None for v in design.values()):
-            raise ValueError("a filter without s changes nothing on this model: give s as well")
-        if s is not None and filter is None:
-            design["filter"] = "step"
-    if filter == "none" and s is None:
-        s = 1.0
-    given = {"s": s, "b": b, "b_channels": b_channels, **design}
+    names = {field.name for field in dataclasses.fields(SkipSettings)}
+    if unknown := settings.keys() - names:
+        raise TypeError(f"unknown settings {', '.join(sorted(unknown))}")
+    given = {name: value for name, value in settings.items() if value is not None}
+    unfiltered = long_skips[0].trained.filter == "none" and "s" not in given
+    is_filter = given.get("filter", "step") in FILTERS[1:]
+    if unfiltered and is_filter and given.keys() - {"b", "b_channels"}:
+        raise ValueError("a filter without s changes nothing on this model: give s as well")
     chosen = choose_skips(skips, len(long_skips))
-    columns = {
-        name: _per_skip(name, value, chosen) for name, value in given.items() if value is not None
-    }
-    overrides = {
-        number: long_skips[number].overridden(**{name: c[i] for name, c in columns.items()})
+    columns = {name: _per_skip(name, value, chosen) for name, value in given.items()}
+    changes = {
+        number: {name: column[i] for name, column in columns.items()}
         for i, number in enumerate(chosen)
     }
+    for number, of_skip in changes.items():  # all are validated before one is set
+        _changed(long_skips[number].trained, of_skip)
     for number, long_skip in enumerate(long_skips):
-        override = overrides.get(number)
-        long_skip.override = override and override.to(device)
+        long_skip.set(window, **changes.get(number, {}))
 
 
 def choose_skips(skips: str | Sequence[int], count: int) -> list[int]:

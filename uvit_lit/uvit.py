@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from uvit_lit.settings import SkipSettings
-from uvit_lit.skips import LongSkip, override_skips
+from uvit_lit.filters import PROTOTYPES
+from uvit_lit.skips import SkipModulation, SkipSettings
 
 MAX_TIMESTEP = 1000
 """Timestep that the long skips see as t = 1; the VP-SDE ends at 999, the tables at 1000."""
@@ -139,7 +139,6 @@ class UViT(nn.Module):
             at frequency 0 exactly s in every family.
         ripple: Passband ripple of chebyshev, 0.05 to 6 dB.
         attenuation: Stopband attenuation of chebyshev2, 10 to 80 dB.
-        t_coefficients: Number of cosines in t of the learned s and cutoff; 0 keeps them constant.
         b: Backbone scale during training, at least 0; 1 is no change.
         b_channels: Fraction of the channels, in (0, 1], that ``b`` amplifies.
         learn_b: Whether training learns b too, for each long skip, between 0 and 2.
@@ -172,7 +171,6 @@ class UViT(nn.Module):
         order: int = SkipSettings.order,
         ripple: float = SkipSettings.ripple,
         attenuation: float = SkipSettings.attenuation,
-        t_coefficients: int = 0,
         b: float = 1.0,
         b_channels: float = 1.0,
         learn_b: bool = False,
@@ -188,8 +186,6 @@ class UViT(nn.Module):
                 raise ValueError(f"{name} is {value}; accepted: a positive multiple of {divisor}")
         if not mlp_ratio * embed_dim >= 1:
             raise ValueError(f"mlp_ratio is {mlp_ratio}; accepted: above 0")
-        if t_coefficients < 0:
-            raise ValueError(f"t_coefficients is {t_coefficients}; accepted: 0 (constant) or more")
         if num_classes < 0:
             raise ValueError(f"num_classes is {num_classes}; accepted: 0 (no classes) or more")
         self.img_size, self.patch_size, self.in_chans = img_size, patch_size, in_chans
@@ -223,13 +219,13 @@ class UViT(nn.Module):
 
         s = s if filter != "none" else 1.0
         settings = SkipSettings(filter, s, cutoff, b, b_channels, order, ripple, attenuation)
+        learn = [*(("s", "cutoff") if filter in PROTOTYPES else ()), *(("b",) if learn_b else ())]
         self.long_skips: Any = nn.ModuleList(  # outermost pair of blocks first
             [
-                LongSkip(settings, self.grid, self.num_prefix, learn_b, t_coefficients)
+                SkipModulation(self.grid, self.num_prefix, learn, **vars(settings))
                 for _ in range(depth // 2)
             ]
         )
-        self.skip_window: tuple[float, float, float] | None = None
 
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.apply(self._init_weights)
@@ -262,7 +258,6 @@ class UViT(nn.Module):
         x = self.patch_embed(x)  # B, L, D
         x = torch.cat([*self._prefix(timesteps, y), x], dim=1)  # B, P + L, D
         x = x + self.pos_embed
-        strength = self._strength(timesteps)
 
         skips = []
         for block in self.in_blocks:
@@ -272,30 +267,12 @@ class UViT(nn.Module):
         x = self._run(self.mid_block, x)
 
         for block, long_skip in zip(self.out_blocks, reversed(self.long_skips), strict=True):
-            backbone, skip = long_skip(x, skips.pop(), timesteps / MAX_TIMESTEP, strength)
+            backbone, skip = long_skip(x, skips.pop(), timesteps / MAX_TIMESTEP)
             x = self._run(block, backbone, skip)
 
         x = self.norm(x)
         x = self.decoder_pred(x[:, self.num_prefix :])  # B, L, patch * patch * C
         return self.final_layer(self._unpatchify(x))  # B, C, H, W
-
-    def set_skips(
-        self, window: tuple[float, float] | None = None, fade: float = 0.0, **overrides: Any
-    ) -> None:
-        """Override what acts on the long skips: ``uvit_lit.skips.override_skips`` on this model.
-
-        Args:
-            window: First and last timestep (in the unit of ``forward``) at which the override
-                acts in full; outside the model is as trained. None means always.
-            fade: Timesteps on either side of the window over which the override goes from off to
-                on, as half a cosine; 0 switches.
-            **overrides: skips, s, b, filter, cutoff, order, ripple, attenuation, b_channels.
-
-        Raises:
-            ValueError: If a value is outside its range or a list has the wrong length.
-        """
-        override_skips(list(self.long_skips), self.pos_embed.device, **overrides)
-        self.skip_window = None if window is None else (*window, fade)
 
     def _prefix(self, timesteps: Tensor, y: Tensor | None) -> list[Tensor]:
         """Prefix tokens, each (B, 1, D): class (of a conditional model), time."""
@@ -305,16 +282,6 @@ class UViT(nn.Module):
         if y is None:
             y = torch.full_like(timesteps, self.null_class, dtype=torch.long)
         return [self.label_emb(y)[:, None], time]
-
-    def _strength(self, timesteps: Tensor) -> Tensor | None:
-        """How much the override acts on each image, (B, 1, 1) in [0, 1]; None means in full."""
-        if self.skip_window is None:
-            return None
-        first, last, fade = self.skip_window
-        rounding = 1e-3  # of float32 times up to 1000: both ends belong to the window
-        outside = torch.maximum(first - timesteps, timesteps - last) - rounding
-        strength = (outside / max(fade, rounding / 10)).clamp(0, 1)
-        return (0.5 + 0.5 * torch.cos(math.pi * strength))[:, None, None]
 
     def _run(self, block: nn.Module, *features: Tensor) -> Tensor:
         """Run a block, recomputing it in the backward pass if asked to."""
