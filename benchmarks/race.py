@@ -121,11 +121,14 @@ class Race:
         """Train and evaluate a candidate, unless it is clearly behind the first one half-way."""
         run, half = f"{name}_{seed}", steps // 2
         first = next(iter(self.candidates))
-        ends = self.out / run / "version_0" / "checkpoints"
+        ends, stopped = self.out / run / "version_0" / "checkpoints", self.out / run / "stopped"
+        if stopped.exists():
+            return None
         if not (ends / "last.ckpt").exists():
             saves = (f"--checkpoints.{when}_n_steps={n}"
                      for when, n in (("every", steps), ("keep_every", half)))  # fmt: skip
-            process = self.train(name, run, steps, f"--seed_everything={seed}", *saves)
+            same = "--trainer.logger.init_args.version=0"  # also after an interruption
+            process = self.train(name, run, steps, f"--seed_everything={seed}", same, *saves)
             while process.poll() is None and not (ends / f"step={half}.ckpt").exists():
                 time.sleep(1)
             if name != first and process.poll() is None:
@@ -136,6 +139,7 @@ class Race:
                 if difference.low > 0.1 * estimate(*scale).mean:
                     process.terminate()
                     process.communicate()
+                    write(stopped, b"")
                     return None
             finish(process)
         return self.evaluate(ends / "last.ckpt", self.samples)
