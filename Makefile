@@ -26,6 +26,7 @@ lint: .venv/installed ## style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 clean: ## remove the set-up
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

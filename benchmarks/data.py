@@ -16,8 +16,8 @@ from torchvision import transforms
 from torchvision.datasets import CIFAR10
 from training import ours
 
-from uvit_lit.data import ImageData, TrainBatches
-from uvit_lit.folder import Images
+from uvit_lit.data.datamodule import ImageData, TrainBatches
+from uvit_lit.data.folder import Images
 
 COUNT = 50_000
 

@@ -22,11 +22,11 @@ from diffusers.utils.torch_utils import apply_freeu, fourier_filter
 from torch import nn
 from training import MODELS, make_step
 
-from uvit_lit.denoiser import Denoiser
-from uvit_lit.devices import keep_memory
+from uvit_lit.diffusion import Denoiser
+from uvit_lit.distributed import keep_memory
 from uvit_lit.filters import PROTOTYPES, LowPass, frequencies
-from uvit_lit.module import parameter_groups
 from uvit_lit.skips import SkipModulation
+from uvit_lit.training.module import parameter_groups
 from uvit_lit.uvit import UViT
 
 CASES = {

@@ -27,12 +27,12 @@ import yaml
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from uvit_lit.cli import comma_list
-from uvit_lit.distances import Distances, Reference
-from uvit_lit.figures import save_figure
+from uvit_lit.cli.options import comma_list
+from uvit_lit.detail import Estimate, estimate
+from uvit_lit.evaluation.distances import Distances, Reference
 from uvit_lit.files import write
-from uvit_lit.layouts import load
-from uvit_lit.metrics import Estimate, estimate
+from uvit_lit.plots import save_figure
+from uvit_lit.weights import load
 
 ROOT = Path(__file__).parent.parent
 TIMED = 20

@@ -19,10 +19,10 @@ from functools import partial
 import timing
 
 from uvit_lit import load_model
-from uvit_lit.cli import comma_list
-from uvit_lit.devices import choose_device, keep_memory
+from uvit_lit.cli.options import comma_list
+from uvit_lit.distributed import choose_device, keep_memory
 from uvit_lit.generation import choose_labels
-from uvit_lit.sampler import STOCHASTIC, count_calls, sample
+from uvit_lit.sampling import STOCHASTIC, count_calls, sample
 
 STEPS, SHORT, LONG = 1000, 3, 9
 REFERENCES = ("ddim", "ddpm")

@@ -30,9 +30,9 @@ from torch.utils.flop_counter import (
 )
 
 from uvit_lit import uvit
-from uvit_lit.denoiser import Denoiser
-from uvit_lit.devices import keep_memory
-from uvit_lit.module import parameter_groups
+from uvit_lit.diffusion import Denoiser
+from uvit_lit.distributed import keep_memory
+from uvit_lit.training.module import parameter_groups
 from uvit_lit.uvit import UViT
 
 MODELS = {

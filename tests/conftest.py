@@ -65,7 +65,7 @@ def folder(tmp_path):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """Checkpoint of a run of eight steps."""
-    from train import main
+    from uvit_lit.cli.train import main
 
     root = tmp_path_factory.mktemp("trained")
     argv = sys.argv

@@ -18,7 +18,7 @@ from diffusers import (
 from torch import nn
 
 from uvit_lit import modulate
-from uvit_lit.denoiser import Denoiser
+from uvit_lit.diffusion import Denoiser
 from uvit_lit.skips import SkipModulation, Window, override_skips
 from uvit_lit.uvit import UViT
 

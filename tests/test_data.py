@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from uvit_lit.data import ImageData, TrainBatches, ValidationBatches
-from uvit_lit.folder import Images, load_folder
-from uvit_lit.shapes import CLASSES, draw_shapes
+from uvit_lit.data.datamodule import ImageData, TrainBatches, ValidationBatches
+from uvit_lit.data.folder import Images, load_folder
+from uvit_lit.data.shapes import CLASSES, draw_shapes
 
 
 def numbered(count):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from uvit_lit.denoiser import PREDICTIONS, Denoiser, Guided
+from uvit_lit.diffusion import PREDICTIONS, Denoiser, Guided
 
 
 class Recorder(nn.Module):

@@ -13,9 +13,9 @@ import torch
 from conftest import ROOT, error_line
 from PIL import Image
 
-from sample import main as sample_main
 from uvit_lit import generate, load_model
-from uvit_lit.devices import Devices
+from uvit_lit.cli.sample import main as sample_main
+from uvit_lit.distributed import Devices
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--"]
 SKIPS = ["--s", "0.3,1", "--b", "1.2"]
@@ -155,7 +155,7 @@ def test_a_failure_in_one_process_is_a_line_in_each(trained, tmp_path):
 
 KEEPING = """
 import resource, sys, torch
-from uvit_lit.devices import keep_memory
+from uvit_lit.distributed import keep_memory
 if sys.argv[1] == "keep":
     keep_memory()
 def faults():

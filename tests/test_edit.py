@@ -9,11 +9,11 @@ from conftest import error_line
 from PIL import Image
 from tqdm import tqdm
 
-from edit import main
-from uvit_lit.checkpoint import load_model
-from uvit_lit.denoiser import Denoiser
-from uvit_lit.layouts import write_safetensors
-from uvit_lit.sampler import invert, regenerate
+from uvit_lit.cli.edit import main
+from uvit_lit.diffusion import Denoiser
+from uvit_lit.model import load_model
+from uvit_lit.sampling import invert, regenerate
+from uvit_lit.weights import write_safetensors
 
 BAR = tqdm(disable=True)
 

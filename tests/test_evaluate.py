@@ -12,17 +12,16 @@ from conftest import Payload, error_line, train_arguments
 from torchmetrics.image.fid import NoTrainInceptionV3
 from torchvision.transforms.functional import gaussian_blur
 
-import evaluate
-import train
-from uvit_lit.checkpoint import load_model
-from uvit_lit.devices import Devices
-from uvit_lit.distances import KEPT, Distances, Reference
-from uvit_lit.features import Features, load_features
-from uvit_lit.folder import load_folder
+from uvit_lit.cli import evaluate, train
+from uvit_lit.data.folder import load_folder
+from uvit_lit.data.shapes import draw_shapes
+from uvit_lit.detail import band_decibels, estimate
+from uvit_lit.distributed import Devices
+from uvit_lit.evaluation.distances import KEPT, Distances, Reference
+from uvit_lit.evaluation.features import Features, load_features
 from uvit_lit.generation import Generation, draw_labels
-from uvit_lit.metrics import band_decibels, estimate
-from uvit_lit.sampler import to_uint8
-from uvit_lit.shapes import draw_shapes
+from uvit_lit.model import load_model
+from uvit_lit.sampling import to_uint8
 
 CPU = Devices(torch.device("cpu"))
 METRICS = "fid,kid,detail,classes"
@@ -292,7 +291,7 @@ def test_the_directory_of_other_data_is_not_taken(run, trained, monkeypatch):
         roots.append(root)
         raise ValueError("no data")
 
-    monkeypatch.setattr("uvit_lit.reference.ImageData", stub)
+    monkeypatch.setattr("uvit_lit.evaluation.reference.ImageData", stub)
     for arguments in ([], ["--data", "cifar10"]):
         with pytest.raises(SystemExit):
             run("--metrics", "fid", *arguments)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from conftest import error_line
 
-from uvit_lit import compare, figures
-from uvit_lit.denoiser import Denoiser
+from uvit_lit import plots as figures
+from uvit_lit.cli import compare, plot
+from uvit_lit.diffusion import Denoiser
 from uvit_lit.files import file_hash
 from uvit_lit.skips import override_skips
 from uvit_lit.uvit import UViT
@@ -59,7 +60,7 @@ def test_the_spectra_show_what_the_filter_takes_away():
 def test_a_figure_is_written_to_a_file(tmp_path, trained, suffix, capsys):
     for name in ("families", "gains"):
         out = tmp_path / f"{name}.{suffix}"
-        figures.main([name, str(out), *(["--ckpt", str(trained)] if name == "gains" else [])])
+        plot.main([name, str(out), *(["--ckpt", str(trained)] if name == "gains" else [])])
         assert out.stat().st_size > 1000
         assert capsys.readouterr().out.strip() == str(out)
 
@@ -75,7 +76,7 @@ def test_a_figure_is_written_to_a_file(tmp_path, trained, suffix, capsys):
 )
 def test_mistakes_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    status, line = error_line(capsys, figures.main, arguments)
+    status, line = error_line(capsys, plot.main, arguments)
     assert status == 2
     assert message in line
 

@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 from torchmetrics.image.kid import poly_mmd
 
-from uvit_lit.kid import BLOCK, kid, kid_of_blocks, mean_kernel
-from uvit_lit.metrics import estimate
+from uvit_lit.detail import estimate
+from uvit_lit.evaluation.distances import BLOCK, kid, kid_of_blocks, mean_kernel
 
 
 @pytest.fixture(autouse=True)

@@ -12,15 +12,12 @@ from diffusers import AutoencoderKL
 from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 
-import edit
-import evaluate
-import sample
-import sweep
-import train
-from uvit_lit import generate, latents, load_model
-from uvit_lit.autoencoder import load_autoencoder
+from uvit_lit import generate, load_model
+from uvit_lit.cli import edit, evaluate, sample, sweep, train
+from uvit_lit.data import encoded as latents
+from uvit_lit.data.encoded import draw_latents, load_latents
 from uvit_lit.generation import Generation
-from uvit_lit.latents import draw_latents, load_latents
+from uvit_lit.latents import load_autoencoder
 
 
 def make_autoencoder(path, channels=4):

@@ -13,15 +13,15 @@ from huggingface_hub import HfApi, RepoUrl
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from sample import main as sample_main
-from sweep import main as sweep_main
-from uvit_lit import Model, checkpoint, generate, load_model
-from uvit_lit.checkpoint import complete
-from uvit_lit.classes import CIFAR10, class_names, find_class
-from uvit_lit.export import main as export_main
-from uvit_lit.layouts import read_weights, write_official
-from uvit_lit.module import DiffusionModule
+from uvit_lit import Model, generate, load_model
+from uvit_lit import model as checkpoint
+from uvit_lit.cli.export import main as export_main
+from uvit_lit.cli.sample import main as sample_main
+from uvit_lit.cli.sweep import main as sweep_main
+from uvit_lit.model import complete
+from uvit_lit.training.module import DiffusionModule
 from uvit_lit.uvit import UViT
+from uvit_lit.weights import CIFAR10, class_names, find_class, read_weights, write_official
 
 LAYOUTS = {
     "as S/2": {"embed_dim": 512, "num_heads": 8},

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from uvit_lit import metrics
+from uvit_lit import detail as metrics
 
 
 def grey(values):
@@ -65,7 +65,7 @@ def test_white_noise_is_flat():
 
 def test_a_constant_has_no_detail():
     image = torch.full((2, 3, 16, 16), 90, dtype=torch.uint8)
-    values = metrics.detail(image)
+    values = metrics.measure_detail(image)
     for name in ("high_frequency_ratio", "laplacian_variance", "total_variation", "colourfulness"):
         assert values[name].tolist() == [0, 0], name
     assert values["saturation"].tolist() == [0, 0]
@@ -73,7 +73,7 @@ def test_a_constant_has_no_detail():
 
 
 def test_a_blurred_copy_has_less_of_everything():
-    sharp, soft = metrics.detail(noise()), metrics.detail(blurred(noise()))
+    sharp, soft = metrics.measure_detail(noise()), metrics.measure_detail(blurred(noise()))
     for name in (
         "high_frequency_ratio", "laplacian_variance", "total_variation", "colourfulness",
         "saturation", "clipped_share", "png_bytes",
@@ -113,9 +113,9 @@ def test_png_bytes_is_the_size_of_a_file():
 
 def test_one_number_per_image_whatever_the_batch():
     images = torch.cat([noise(3), blurred(noise(2))])
-    together = metrics.detail(images)
+    together = metrics.measure_detail(images)
     for k in range(5):
-        alone = metrics.detail(images[k : k + 1])
+        alone = metrics.measure_detail(images[k : k + 1])
         for name, value in alone.items():
             torch.testing.assert_close(value[0], together[name][k])
 

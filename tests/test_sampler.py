@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from uvit_lit.denoiser import PREDICTIONS, Denoiser
-from uvit_lit.sampler import SOLVERS, STOCHASTIC, sample, to_uint8
+from uvit_lit.diffusion import PREDICTIONS, Denoiser
+from uvit_lit.sampling import SOLVERS, STOCHASTIC, sample, to_uint8
 from uvit_lit.uvit import UViT
 
 SHAPE = (3, 8, 8)

@@ -4,7 +4,7 @@ import diffusers
 import pytest
 import torch
 
-from uvit_lit.schedule import SCHEDULES, STEPS, Schedule
+from uvit_lit.diffusion import SCHEDULES, STEPS, Schedule
 
 DIFFUSERS = {
     "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},

@@ -10,9 +10,9 @@ import torch
 from conftest import error_line
 from PIL import Image
 
-from sample import main as sample_main
-from sweep import main
-from uvit_lit import metrics
+from uvit_lit import detail as metrics
+from uvit_lit.cli.sample import main as sample_main
+from uvit_lit.cli.sweep import main
 from uvit_lit.generation import Generation
 
 
@@ -74,7 +74,7 @@ def test_a_cell_is_what_sample_draws_and_the_table_measures_it(sweep, trained, t
         images = stored["images"]
     cell = np.asarray(Image.open(out / "cells" / "s0.4_b1.2.png"))
     assert np.array_equal(cell, np.concatenate(list(images), axis=1))
-    expected = metrics.detail(torch.from_numpy(images).permute(0, 3, 1, 2))
+    expected = metrics.measure_detail(torch.from_numpy(images).permute(0, 3, 1, 2))
     for row in rows(out):
         mean = float(expected[row["metric"]].mean())
         assert float(row["mean"]) == pytest.approx(mean, rel=1e-4)

@@ -19,13 +19,12 @@ from lightning.pytorch.strategies import FSDPStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-import train
-from uvit_lit.averaging import MovingAverage, averaged_weights
-from uvit_lit.callbacks import LossByTime
-from uvit_lit.checkpoint import load_model
+from uvit_lit.cli import train
 from uvit_lit.filters import FILTERS, PROTOTYPES
-from uvit_lit.module import DiffusionModule, parameter_groups
-from uvit_lit.saving import AtomicCheckpointIO
+from uvit_lit.model import load_model
+from uvit_lit.training.callbacks import LossByTime, MovingAverage, averaged_weights
+from uvit_lit.training.module import DiffusionModule, parameter_groups
+from uvit_lit.training.saving import AtomicCheckpointIO
 from uvit_lit.uvit import UViT
 
 
@@ -223,7 +222,7 @@ def test_samples_in_training_come_from_the_averaged_weights(folder, monkeypatch)
         seen[trainer.global_step] = {k: v.clone() for k, v in module.state_dict().items()}
         return original(self, trainer, module)
 
-    monkeypatch.setattr("uvit_lit.callbacks.SampleGrid._sample", spy)
+    monkeypatch.setattr("uvit_lit.training.callbacks.SampleGrid._sample", spy)
     path = run(folder, 4, "spy")
     assert differences(seen[4], load(path)["state_dict"]) == []
 
@@ -243,7 +242,7 @@ def test_training_times_follow_the_chosen_distribution():
 
 def test_speed_does_not_count_the_time_of_sampling(folder, monkeypatch):
     monkeypatch.setattr(
-        "uvit_lit.callbacks.SampleGrid._sample",
+        "uvit_lit.training.callbacks.SampleGrid._sample",
         lambda *_: time.sleep(2) or torch.zeros(4, 3, 16, 16),
     )
     path = run(folder, 8, "speed", **{"trainer.log_every_n_steps": 4})
@@ -425,7 +424,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
 
 KILLED_WHILE_SAVING = """
 import sys, torch
-from uvit_lit.saving import AtomicCheckpointIO
+from uvit_lit.training.saving import AtomicCheckpointIO
 from uvit_lit.uvit import UViT
 step = 0
 while True:

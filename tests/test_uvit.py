@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from uvit_lit.denoiser import Denoiser
+from uvit_lit.diffusion import Denoiser
 from uvit_lit.filters import FILTERS
 from uvit_lit.skips import Window, override_skips
 from uvit_lit.uvit import UViT

@@ -12,16 +12,16 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "Denoiser": "denoiser",
+    "Denoiser": "diffusion",
     "LowPass": "filters",
-    "Model": "checkpoint",
+    "Model": "model",
     "SkipModulation": "skips",
     "UViT": "uvit",
-    "detail": "metrics",
     "generate": "generation",
-    "load_model": "checkpoint",
+    "load_model": "model",
+    "measure_detail": "detail",
     "modulate": "attach",
-    "plot_gains": "figures",
+    "plot_gains": "plots",
 }
 __all__ = sorted(_HOMES)
 

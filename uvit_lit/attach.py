@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from uvit_lit.errors import InputError
 from uvit_lit.skips import NAMED_SKIPS, SkipModulation, Window, choose_skips, override_skips
 
 MAX_TIMESTEP = 1000
@@ -123,7 +124,7 @@ class Attached(nn.Module):
         t = None
         if modulation.window is not None:
             if self._t is None:
-                raise ValueError(
+                raise InputError(
                     f"t_range needs the timestep of the call: accepted where {join.name} runs in a "
                     "call network(x, timestep, ...), and is not computed again in the backward pass"
                 )
@@ -195,18 +196,18 @@ def modulate(
         joins = [Join(name, channels, grid, prefix) for name, channels in at.items()]
         layers = dict(network.named_modules())
         if unknown := [join.name for join in joins if join.name not in layers]:
-            raise ValueError(f"at is {unknown[0]!r}; accepted: names of layers of the network")
+            raise InputError(f"at is {unknown[0]!r}; accepted: names of layers of the network")
     if not joins:
-        raise ValueError(
+        raise InputError(
             f"{type(network).__name__} has no long skips that are known; accepted: a U-ViT, a "
             "U-Net of diffusers, or at={layer: number of its backbone channels}"
         )
     chosen = [joins[number] for number in _choose(skips, [join.name for join in joins])]
     window = _window(t_range, t_fade)
     if learn and window is not None:
-        raise ValueError("t_range is given; accepted where nothing is learned")
+        raise InputError("t_range is given; accepted where nothing is learned")
     if learn and any(join.grid is None for join in chosen):
-        raise ValueError("grid is not known; accepted where something is learned: grid with at, or "
+        raise InputError("grid is not known; accepted where something is learned: grid with at, or "
                          "a network whose config has its sample_size")  # fmt: skip
     if learn:
         return Attached(network, chosen, learn, **settings)
@@ -274,7 +275,7 @@ def _choose(skips: str | Sequence[int | str], names: list[str]) -> list[int]:
         item = str(item).strip()
         inside = [i for i, name in enumerate(names) if f"{name}.".startswith(f"{item}.")]
         if not inside and item not in map(str, range(len(names))):
-            raise ValueError(
+            raise InputError(
                 f"skips is {skips!r}; accepted: {', '.join(NAMED_SKIPS)}, numbers from 0 (the "
                 f"outermost) to {len(names) - 1}, or beginnings of {', '.join(names)}"
             )
@@ -287,14 +288,14 @@ def _per_join(name: str, value: Any, joins: Sequence[Join]) -> list[Any]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         return [value] * len(joins)
     if len(value) != len(joins):
-        raise ValueError(f"{name} has {len(value)} values; accepted: one, or {len(joins)}")
+        raise InputError(f"{name} has {len(value)} values; accepted: one, or {len(joins)}")
     return list(value)
 
 
 def _window(t_range: tuple[float, float] | None, t_fade: float) -> Window | None:
     """Window in t; None is always."""
     if t_fade and t_range is None:
-        raise ValueError(f"t_fade is {t_fade:g}; accepted: only with t_range")
+        raise InputError(f"t_fade is {t_fade:g}; accepted: only with t_range")
     return None if t_range is None else Window(*t_range, t_fade)
 
 
@@ -311,7 +312,7 @@ def _split(join: Join, args: tuple) -> tuple[Tensor, Tensor, tuple]:
     """
     taken = 2 if join.channels is None else 1
     if len(args) < taken or not all(isinstance(x, Tensor) for x in args[:taken]):
-        raise ValueError(
+        raise InputError(
             f"{join.name} is not called with {'backbone and skip' if taken == 2 else 'features'} "
             f"as its first argument{'s' if taken == 2 else ''}"
         )
@@ -320,7 +321,7 @@ def _split(join: Join, args: tuple) -> tuple[Tensor, Tensor, tuple]:
     axis = _channel_axis(args[0])
     channels = args[0].shape[axis]
     if not 0 < join.channels < channels:
-        raise ValueError(
+        raise InputError(
             f"{join.name} has {channels} channels, of which {join.channels} would be the "
             f"backbone's; accepted: 1 to {channels - 1}"
         )

@@ -23,6 +23,8 @@ import torch
 from scipy import signal
 from torch import Tensor
 
+from uvit_lit.errors import InputError
+
 MAX_FREQUENCY = math.sqrt(2)
 """Radial frequency of the corner of the spectrum, as a fraction of Nyquist."""
 
@@ -84,12 +86,12 @@ class LowPass:
     def __post_init__(self) -> None:
         """Refuse what has no design."""
         if self.name not in FILTERS[1:]:
-            raise ValueError(f"filter is {self.name!r}; accepted: {', '.join(FILTERS)}")
+            raise InputError(f"filter is {self.name!r}; accepted: {', '.join(FILTERS)}")
         for field, (least, most) in RANGES.items():
             value = getattr(self, field)
             if not least <= value <= most or (field == "order" and value != int(value)):
                 kind = "a whole number" if field == "order" else "dB"
-                raise ValueError(f"{field} is {value}; accepted: {least} to {most}, {kind}")
+                raise InputError(f"{field} is {value}; accepted: {least} to {most}, {kind}")
 
     def __call__(self, frequency: Tensor, cutoff: Tensor | float) -> Tensor:
         r"""Evaluate \|H\|.

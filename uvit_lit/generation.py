@@ -1,28 +1,27 @@
-"""A trained model and how it is sampled: what the commands that sample share."""
+"""What a command line overrides on the long skips: how it is set, named and written down."""
 
 import argparse
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from uvit_lit.autoencoder import Autoencoder, check_latents, load_autoencoder
-from uvit_lit.checkpoint import Model, load_model
-from uvit_lit.classes import find_class
-from uvit_lit.denoiser import Guided
-from uvit_lit.devices import Devices, choose_device, count_devices
+from uvit_lit.diffusion import Guided
+from uvit_lit.distributed import Devices, choose_device, count_devices
+from uvit_lit.errors import InputError
 from uvit_lit.files import file_hash
-from uvit_lit.overrides import Cell, describe, set_skips
-from uvit_lit.sampler import (
+from uvit_lit.latents import Autoencoder, check_latents, load_autoencoder
+from uvit_lit.model import Model, load_model
+from uvit_lit.sampling import (
     autocast,
     check_seeds,
     check_solver,
@@ -30,6 +29,72 @@ from uvit_lit.sampler import (
     sample,
     to_uint8,
 )
+from uvit_lit.weights import find_class
+
+
+def set_skips(model: Model, args: argparse.Namespace, **settings: Any) -> None:
+    """Override what acts on the long skips: by a preset, by the options, by ``settings``.
+
+    Raises:
+        ValueError: If a value is outside its range or a list has the wrong length.
+    """
+    names = ("skips", "s", "b", "filter", "cutoff", "order", "ripple", "attenuation", "b_channels")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.t_range and len(args.t_range) != 2:
+        raise InputError(f"t_range has {len(args.t_range)} values; accepted: two, first and last")
+    t_range = tuple(args.t_range) if args.t_range else None
+    preset = getattr(args, "preset", None)
+    model.set_skips(preset, t_range=t_range, t_fade=args.t_fade, **{**given, **settings})
+
+
+def stem_of(model: Model, args: argparse.Namespace, *more: str) -> str:
+    """Name of what comes out: the run or file of the model, the settings given, and ``more``."""
+    parts = [model.name, *([args.preset] if args.preset else [])]
+    for knob in ("s", "b"):
+        if values := getattr(args, knob):
+            parts.append(knob + "-".join(f"{value:g}" for value in values))
+    if args.skips is not None:
+        parts.append("skips-" + args.skips.replace(",", "-"))
+    return "_".join([*parts, *more])
+
+
+def describe(model: Model, args: argparse.Namespace) -> dict[str, Any]:
+    """The model and the settings of its skips in force, as plain data."""
+    long_skips = model.denoiser.backbone.long_skips
+    return {
+        "ckpt": model.ckpt,
+        "training_steps": model.step,
+        "img_size": model.image_shape[-1],
+        "num_heads": model.arguments["num_heads"],
+        "schedule": model.denoiser.schedule.name,
+        "prediction": model.denoiser.prediction,
+        "long_skips": [vars(long_skip.settings) for long_skip in long_skips],
+        "skips": [number for number, skip in enumerate(long_skips) if skip.override is not None],
+        "t_range": args.t_range,
+        "t_fade": args.t_fade,
+    }
+
+
+class Cell(NamedTuple):
+    """Settings of all long skips in one cell; None is as trained."""
+
+    filter: str | None
+    cutoff: float | None
+    s: float | None
+    b: float | None
+
+    def stem(self) -> str:
+        """Name of its files."""
+        numbers = {"cutoff": self.cutoff, "s": self.s, "b": self.b}
+        given = {name: str(v).removesuffix(".0") for name, v in numbers.items() if v is not None}
+        parts = [name + value for name, value in given.items()]
+        return "_".join(filter(None, [self.filter, *parts])) or "as_trained"
+
+    def unchanged(self, cells: Container["Cell"]) -> "Cell | None":
+        """What this cell is compared with: s = 1, b = 1, else either as trained; None if absent."""
+        candidates = (self._replace(s=s, b=b) for s, b in product((1.0, None), (1.0, None)))
+        return next((cell for cell in candidates if cell in cells), None)
+
 
 LABELS = 1
 """Sets the random numbers of the labels apart from others of the same seed."""
@@ -46,7 +111,7 @@ def find_labels(model: Model, classes: Sequence[str | int] | None) -> list[int]:
     """
     known = model.class_names
     if classes and not known:
-        raise ValueError(
+        raise InputError(
             f"this model has no classes: {', '.join(map(str, classes))} cannot be chosen"
         )
     return [find_class(name, known) for name in classes] if classes else list(range(len(known)))
@@ -101,12 +166,12 @@ class Generation:
         seeds: One per image, 0 to below 2^32.
         labels: One per image; None for a model without classes.
         cfg: Guidance scale; 1 is no guidance.
-        solver: One of ``uvit_lit.sampler.SOLVERS``.
+        solver: One of ``uvit_lit.sampling.SOLVERS``.
         steps: Steps of the solver, 1 to 1000.
         batch_size: Images that a device computes at once.
         devices: What shares the images out.
         autoencoder: What makes images of the latents of a latent model.
-        precision: Of the network, one of ``uvit_lit.sampler.PRECISIONS``.
+        precision: Of the network, one of ``uvit_lit.sampling.PRECISIONS``.
     """
 
     model: Model
@@ -125,20 +190,20 @@ class Generation:
         check_solver(self.solver, self.steps)
         for name, number in (("n", len(self.seeds)), ("batch_size", self.batch_size)):
             if number < 1:
-                raise ValueError(f"{name} is {number}; accepted: at least 1")
+                raise InputError(f"{name} is {number}; accepted: at least 1")
         check_seeds(self.seeds)
         if not (math.isfinite(self.cfg) and self.cfg >= 0):
-            raise ValueError(f"cfg is {self.cfg}; accepted: a number of at least 0")
+            raise InputError(f"cfg is {self.cfg}; accepted: a number of at least 0")
         check_latents(self.autoencoder, self.model.image_shape[0])
         autocast(self.devices.device, self.precision)  # refuses an unknown one
         if self.cfg != 1 and not self.model.can_guide:
-            raise ValueError(
+            raise InputError(
                 f"cfg is {self.cfg:g}, but this model was trained without class dropout"
             )
 
     @classmethod
     def from_options(cls, args: argparse.Namespace, drawn_labels: bool = False) -> "Generation":
-        """Load the model that the options of ``uvit_lit.cli.add_sampling_options`` name.
+        """Load the model that the options of ``uvit_lit.cli.options.add_sampling_options`` name.
 
         Args:
             args: The options.
@@ -176,7 +241,7 @@ class Generation:
         if self.devices.count > 1:
             content = file_hash(self.model.path)
             if self.devices.decide(content) != content:
-                raise ValueError(f"{self.model.path} changed meanwhile; name a checkpoint")
+                raise InputError(f"{self.model.path} changed meanwhile; name a checkpoint")
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides an image but its seed, its label and the settings of the skips.
@@ -299,13 +364,13 @@ def generate(
         seed: Seed of the first; the next have the next ones, all below 2^32.
         classes: Names or numbers of classes, in turn; None for all.
         cfg: Guidance scale; 1 is no guidance.
-        solver: One of ``uvit_lit.sampler.SOLVERS``.
+        solver: One of ``uvit_lit.sampling.SOLVERS``.
         steps: Steps of the solver, 1 to 1000.
         precision: Of the network: 32-true, bf16-mixed or 16-mixed.
         batch_size: Images computed at once.
         progress: Whether to show a bar.
         vae: Directory or Hub name of the autoencoder of a latent model; None is the trained one.
-        preset: One of ``uvit_lit.presets.PRESETS``, from which ``settings`` may differ.
+        preset: One of ``uvit_lit.options.PRESETS``, from which ``settings`` may differ.
         **settings: skips, s, b, filter, cutoff, t_range and so on, as ``Model.set_skips`` takes
             them; what is not named is as trained.
 

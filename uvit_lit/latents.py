@@ -1,106 +1,133 @@
-"""A folder of images as latents, encoded once."""
+"""The frozen first stage of latent diffusion: images to latents and back."""
 
-import json
-import os
-from concurrent.futures import ThreadPoolExecutor
+import hashlib
+import warnings
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from uvit_lit.autoencoder import Autoencoder
-from uvit_lit.devices import choose_device
-from uvit_lit.files import write
-from uvit_lit.folder import Images, arrange, folder_key, list_images, try_decode
+from uvit_lit.errors import InputError
+
+ACCEPTED = "accepted: a directory with a diffusers AutoencoderKL, or its name on the Hub"
 
 
-def load_latents(
-    root: Path, size: int, autoencoder: Autoencoder, cache: Path, batch_size: int = 16
-) -> Images:
-    """Load the latents of a directory of images, encoding every file once.
+class Autoencoder:
+    """An ``AutoencoderKL`` of diffusers that does not train.
 
-    What is kept below ``cache``, on disk and not in memory, is the mean and the standard deviation
-    of the latent of every image and of its mirror image, in float16. Files that cannot be decoded
-    are named on stderr and left out.
+    Attributes:
+        channels: Channels of a latent.
+        factor: Pixels of a latent's pixel, along an axis.
 
     Args:
-        root: The directory. Its sub-directories are the classes.
-        size: Height and width in pixels: the shorter side is resized, the centre cut out.
-        autoencoder: What encodes; its weights are in the key of the cache.
-        cache: Directory of the cache.
-        batch_size: Images encoded at once.
+        network: The ``AutoencoderKL``.
+        device: Where to compute.
+    """
 
-    Returns:
-        ``pixels`` are the moments, (images, 2, 2, channels, h, w) float16: as it is and mirrored;
-        mean and standard deviation.
+    def __init__(self, network: Any, device: torch.device | str = "cpu") -> None:
+        self.network = network.eval().requires_grad_(False).to(device)
+        config = network.config
+        self.channels = int(config.latent_channels)
+        self.factor: int = 2 ** (len(config.block_out_channels) - 1)
+        self.shift = float(config.shift_factor or 0.0)
+        self.scale = float(config.scaling_factor)
+
+    def to(self, device: torch.device | str) -> "Autoencoder":
+        """Move to a device; returns itself."""
+        self.network.to(device)
+        return self
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights and the scale: the key of what was encoded with them."""
+        digest = hashlib.sha256(f"{self.shift} {self.scale}".encode())
+        for name, tensor in self.network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @torch.inference_mode()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Distribution of the latent of each image.
+
+        Args:
+            pixels: (images, 3, H, W) uint8, H and W multiples of ``factor``.
+
+        Returns:
+            (images, 2, channels, H / factor, W / factor) float32 on the CPU: mean and standard
+            deviation, shifted and scaled to about unit variance (0.18215 for Stable Diffusion's).
+        """
+        images = pixels.to(self.network.device).float() / 127.5 - 1
+        latent = self.network.encode(images).latent_dist
+        mean, std = (latent.mean - self.shift) * self.scale, latent.std * self.scale
+        return torch.stack([mean, std], dim=1).float().cpu()
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor, batch_size: int = 8) -> Tensor:
+        """Images of latents, which are scaled as ``encode`` scales them.
+
+        Args:
+            latents: (images, channels, h, w).
+            batch_size: Images decoded at once.
+
+        Returns:
+            (images, 3, h * factor, w * factor) float32 on the CPU, around [-1, 1], not clipped.
+        """
+        z = latents / self.scale + self.shift
+        parts = [self.network.decode(part.to(self.network.device)).sample
+                 for part in z.split(batch_size)]  # fmt: skip
+        return torch.cat([part.float().cpu() for part in parts])
+
+
+def load_autoencoder(name: str, device: torch.device | str = "cpu") -> Autoencoder:
+    """Load an autoencoder from safetensors files.
+
+    Args:
+        name: A local directory, in which it may be the sub-directory ``vae``, or a name on the
+            Hugging Face Hub.
+        device: Where to compute.
 
     Raises:
-        ValueError: If no file can be decoded.
+        ValueError: If a local directory holds none, or a damaged one.
+        OSError: If it cannot be downloaded.
     """
-    files = list_images(root)
-    path = cache / f"latents_{folder_key(root, files, size, autoencoder.fingerprint)}.npy"
-    errors = path.with_suffix(".json")
-    if not errors.exists():  # it is written last
-        write(errors, json.dumps(_encode(files, size, autoencoder, path, batch_size)).encode())
-    told = json.loads(errors.read_text())
-    kept = len(files) - sum(map(bool, told))
-    labels, names = arrange(root, files, told)
-    moments = np.load(path, mmap_mode="c")  # pages are read when a batch needs them
-    return Images(torch.from_numpy(moments)[:kept], labels, names)
+    from diffusers import AutoencoderKL
+    from safetensors import SafetensorError
 
-
-def draw_latents(moments: Tensor, flip: Tensor, seed: int) -> Tensor:
-    """Sample latents from their distributions.
-
-    Args:
-        moments: (batch, 2, 2, channels, h, w): as it is and mirrored; mean and standard deviation.
-        flip: (batch,) boolean: whether the image is the mirrored one.
-        seed: Of the noise.
-
-    Returns:
-        (batch, channels, h, w) float32.
-    """
-    chosen = moments[torch.arange(len(flip), device=flip.device), flip.long()].float()
-    mean, std = chosen.unbind(1)
-    generator = torch.Generator(mean.device).manual_seed(seed ^ 1)  # not that of the step
-    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-    return mean + std * noise
-
-
-def _encode(
-    files: list[Path], size: int, autoencoder: Autoencoder, path: Path, batch_size: int
-) -> list[str]:
-    """Encode image files into ``path``; an error text for every file, empty for the good ones."""
-    side = size // autoencoder.factor
-    shape = (len(files), 2, 2, autoencoder.channels, side, side)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    moments = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
-    errors: list[str] = []
-    kept = 0
-    autoencoder.to(choose_device("auto"))
+    directory = Path(name)
+    if (directory / "vae" / "config.json").is_file():
+        directory = directory / "vae"
+    local = directory.exists() or name.count("/") != 1 or name.startswith(("/", ".", "~"))
     try:
-        with (
-            ThreadPoolExecutor(os.cpu_count()) as pool,
-            tqdm(total=len(files), desc="encoding latents", unit="img") as bar,
-        ):
-            for start in range(0, len(files), batch_size):
-                chunk = files[start : start + batch_size]
-                decoded = list(pool.map(lambda file: try_decode(file, size), chunk))
-                errors += [error for _, error in decoded]
-                images = [pixels for pixels, error in decoded if not error]
-                if images:
-                    pixels = torch.from_numpy(np.stack(images))
-                    both = [autoencoder.encode(p) for p in (pixels, pixels.flip(-1))]
-                    stacked = torch.stack(both, dim=1).half().numpy()
-                    moments[kept : kept + len(stacked)] = stacked
-                    kept += len(stacked)
-                bar.update(len(chunk))
-        moments.flush()
-        os.replace(partial, path)
-    finally:
-        autoencoder.to("cpu")
-        partial.unlink(missing_ok=True)
-    return errors
+        with warnings.catch_warnings(action="ignore"):  # of diffusers about its own calls
+            network, loaded = AutoencoderKL.from_pretrained(
+                str(directory) if local else name,
+                use_safetensors=True,
+                local_files_only=local,
+                low_cpu_mem_usage=False,  # True needs accelerate
+                output_loading_info=True,
+            )
+        if wrong := [*loaded["missing_keys"], *loaded["unexpected_keys"]]:
+            raise InputError(f"tensors are missing or too many: {', '.join(sorted(wrong)[:3])}")
+        return Autoencoder(network, device)
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if local:
+            raise InputError(f"no autoencoder in {name} ({reason}); {ACCEPTED}") from None
+        raise OSError(f"cannot load the autoencoder {name} ({reason}); {ACCEPTED}") from None
+
+
+def check_latents(autoencoder: Autoencoder | None, channels: int) -> None:
+    """Raise a ``ValueError`` unless a network of so many channels fits the autoencoder."""
+    if autoencoder is None and channels != 3:
+        raise InputError(
+            f"the network has {channels} channels, so it makes latents: name their autoencoder; "
+            f"{ACCEPTED}"
+        )
+    if autoencoder is not None and channels != autoencoder.channels:
+        raise InputError(
+            f"the network has {channels} channels, the latents of the autoencoder "
+            f"{autoencoder.channels}"
+        )

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from uvit_lit.errors import InputError
 from uvit_lit.filters import (
     FILTERS,
     MAX_FREQUENCY,
@@ -67,16 +68,16 @@ class SkipSettings:
         for name in ("s", "b"):
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"{name} is {value}; accepted: a number of at least 0")
+                raise InputError(f"{name} is {value}; accepted: a number of at least 0")
         if self.filter == "none" and self.s != 1:
-            raise ValueError(f"s is {self.s} without a filter; accepted: 1, or choose a filter")
+            raise InputError(f"s is {self.s} without a filter; accepted: 1, or choose a filter")
         if not 0 < self.cutoff <= MAX_FREQUENCY:
-            raise ValueError(
+            raise InputError(
                 f"cutoff is {self.cutoff}; accepted: a fraction of Nyquist above 0 and at most "
                 f"sqrt(2) = {MAX_FREQUENCY:.4f}"
             )
         if not 0 < self.b_channels <= 1:
-            raise ValueError(
+            raise InputError(
                 f"b_channels is {self.b_channels}; accepted: a fraction above 0 and at most 1"
             )
 
@@ -107,7 +108,7 @@ class Learned(nn.Module):
     def __init__(self, name: str, value: float, low: float, high: float) -> None:
         super().__init__()
         if not low < value < high:
-            raise ValueError(
+            raise InputError(
                 f"{name} is {value}; accepted where it is learned: between {low:g} and {high:.4f}"
             )
         self.low, self.high = low, high
@@ -235,12 +236,12 @@ class Window:
     def __post_init__(self) -> None:
         """Validate the times."""
         if not 0 <= self.first <= self.last <= 1:
-            raise ValueError(
+            raise InputError(
                 f"t_range is {self.first:g},{self.last:g}; accepted: two times, "
                 "0 <= first <= last <= 1"
             )
         if not 0 <= self.fade <= 1:
-            raise ValueError(f"t_fade is {self.fade:g}; accepted: 0 to 1")
+            raise InputError(f"t_fade is {self.fade:g}; accepted: 0 to 1")
 
     def strength(self, t: Tensor) -> Tensor:
         """How much the override acts at times t, (batch,): in [0, 1], of the same shape."""
@@ -286,14 +287,14 @@ class SkipModulation(nn.Module):
         super().__init__()
         chosen = _changed(SkipSettings(), settings)
         if unknown := set(learn) - {"s", "cutoff", "b"}:
-            raise ValueError(f"learn is {', '.join(sorted(unknown))}; accepted: s, cutoff, b")
+            raise InputError(f"learn is {', '.join(sorted(unknown))}; accepted: s, cutoff, b")
         if {"s", "cutoff"} & set(learn) and chosen.filter not in PROTOTYPES:
-            raise ValueError(
+            raise InputError(
                 f"filter is {chosen.filter}; accepted where s or the cutoff is learned: "
                 f"{', '.join(PROTOTYPES)}"
             )
         if learn and grid is None:
-            raise ValueError("grid is None; accepted where something is learned: (height, width)")
+            raise InputError("grid is None; accepted where something is learned: (height, width)")
         self.grid, self.prefix = grid, prefix
         bounds = {"s": (0.0, MAX_SCALE), "b": (0.0, MAX_SCALE)}
         if grid is not None:
@@ -396,7 +397,7 @@ class SkipModulation(nn.Module):
         if self.override is None or self.window is None:
             return inside
         if t is None:
-            raise ValueError("t is None; accepted with a window: the times, one per image")
+            raise InputError("t is None; accepted with a window: the times, one per image")
         outside = self._acting["trained"](backbone, skip, prefix)
         weight = self.window.strength(t)[:, None, None].to(skip.dtype)
         return torch.lerp(outside[0], inside[0], weight), torch.lerp(outside[1], inside[1], weight)
@@ -428,7 +429,7 @@ def _square(tokens: int) -> tuple[int, int]:
     """
     side = math.isqrt(max(tokens, 0))
     if side == 0 or side * side != tokens:
-        raise ValueError(f"{tokens} patch tokens make no square; accepted: grid=(height, width)")
+        raise InputError(f"{tokens} patch tokens make no square; accepted: grid=(height, width)")
     return side, side
 
 
@@ -462,7 +463,7 @@ def override_skips(
     unfiltered = long_skips[0].trained.filter == "none" and "s" not in given
     is_filter = given.get("filter", "step") in FILTERS[1:]
     if unfiltered and is_filter and given.keys() - {"b", "b_channels"}:
-        raise ValueError("a filter without s changes nothing on this model: give s as well")
+        raise InputError("a filter without s changes nothing on this model: give s as well")
     chosen = choose_skips(skips, len(long_skips))
     columns = {name: _per_skip(name, value, chosen) for name, value in given.items()}
     changes = {
@@ -494,7 +495,7 @@ def choose_skips(skips: str | Sequence[int], count: int) -> list[int]:
     numbers = {str(number): number for number in range(count)}
     items = [str(item).strip() for item in (skips.split(",") if isinstance(skips, str) else skips)]
     if not items or len(set(items)) < len(items) or not numbers.keys() >= set(items):
-        raise ValueError(
+        raise InputError(
             f"skips is {skips!r}; accepted: {', '.join(NAMED_SKIPS)}, or different numbers from 0 "
             f"(the outermost) to {count - 1} with commas"
         )
@@ -507,7 +508,7 @@ def _per_skip(name: str, value: object, chosen: list[int]) -> list:
         return [value] * len(chosen)
     if len(value) not in (1, len(chosen)):
         accepted = " or ".join(str(count) for count in sorted({1, len(chosen)}))
-        raise ValueError(
+        raise InputError(
             f"{name} has {len(value)} values; accepted: {accepted}, for the long skips "
             f"{','.join(map(str, chosen))} (0 is the outermost)"
         )

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from uvit_lit.errors import InputError
 from uvit_lit.filters import PROTOTYPES
 from uvit_lit.skips import SkipModulation, SkipSettings
 
@@ -183,11 +184,11 @@ class UViT(nn.Module):
             ("depth", depth, 2),
         ):
             if value <= 0 or divisor <= 0 or value % divisor:
-                raise ValueError(f"{name} is {value}; accepted: a positive multiple of {divisor}")
+                raise InputError(f"{name} is {value}; accepted: a positive multiple of {divisor}")
         if not mlp_ratio * embed_dim >= 1:
-            raise ValueError(f"mlp_ratio is {mlp_ratio}; accepted: above 0")
+            raise InputError(f"mlp_ratio is {mlp_ratio}; accepted: above 0")
         if num_classes < 0:
-            raise ValueError(f"num_classes is {num_classes}; accepted: 0 (no classes) or more")
+            raise InputError(f"num_classes is {num_classes}; accepted: 0 (no classes) or more")
         self.img_size, self.patch_size, self.in_chans = img_size, patch_size, in_chans
         self.embed_dim = embed_dim
         self.num_classes = num_classes

@@ -1,0 +1,304 @@
+"""Compare finished training runs: losses, what the long skips learned, and their evaluations.
+
+``uvit-lit compare runs/a_0 runs/a_1 runs/b_0 runs/b_1`` prints two Markdown tables. The
+first has one row per run: the training loss (over all batches of the last quarter of the run, or of
+--steps; the quarters of t weighing the same), the last validation loss, the speed (median of what
+was logged), and s and cutoff of every long skip with the averaged weights, outermost first.
+
+In the second, runs of the same name up to ``_SEED`` are one recipe, and those of the same seed are
+paired. It has a row per number: the losses, also by quarter of t, and what evaluate.py measured of
+the last checkpoint as it was trained (below --results; of several the one of most images). The
+first recipe has its mean, each other the mean difference to it with the number of pairs and, from
+two on, the 95 % interval of Student's t. --figure draws what was learned, the losses and the KID.
+"""
+
+import argparse
+import json
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from uvit_lit.cli.options import Parser, checked_input, comma_list
+from uvit_lit.detail import estimate
+from uvit_lit.errors import InputError
+from uvit_lit.files import file_hash
+from uvit_lit.model import Model, load_model
+from uvit_lit.plots import FREQUENCY_LABEL, figure_format, gain_curves, save_figure
+
+LOSSES = ("training loss", "validation loss")
+BY_TIME = "validation loss, t "
+ALIKE = ("images", "first_seed", "labels", "cfg", "solver", "steps", "precision",
+         "t_range", "reference_sha256")  # fmt: skip
+"""What evaluations have in common that can be compared."""
+
+
+@dataclass
+class Run:
+    """A finished run.
+
+    Attributes:
+        name: Of its directory.
+        model: With the averaged weights.
+        speed: Images per second; None if it was not logged.
+        values: Losses and measured numbers, by name.
+        evaluated: How they were measured: the entries of ``ALIKE``; empty if they were not.
+    """
+
+    name: str
+    model: Model
+    speed: float | None
+    values: dict[str, float]
+    evaluated: dict[str, Any]
+
+    @property
+    def seed(self) -> int:
+        """Seed of the training."""
+        return self.model.data["seed"]
+
+    @property
+    def recipe(self) -> str:
+        """The name up to the seed."""
+        return self.name.removesuffix(f"_{self.seed}")
+
+
+def read_reports(directory: Path) -> list[dict[str, Any]]:
+    """Reports of evaluate.py below a directory that hold a model as it was trained.
+
+    Returns:
+        Of each the hash of the checkpoint, the entries of ``ALIKE`` and the ``values``.
+
+    Raises:
+        ValueError: If one is none.
+    """
+    reports = []
+    for path in sorted(directory.glob("evaluation_*/results.json")):
+        try:
+            report = json.loads(path.read_text())
+            for result in report["results"]:
+                if {*result["cell"].values(), *report["design"]} == {None}:
+                    known = {name: report.get(name) for name in ALIKE}
+                    own = {name: report[name] for name in ("checkpoint_sha256", "images")}
+                    reports.append({**known, **own, "values": dict(result["values"])})
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise InputError(f"{path} is no report of evaluate.py") from None
+    return reports
+
+
+def read_run(
+    directory: Path, reports: Sequence[dict[str, Any]], steps: Sequence[int] | None = None
+) -> Run:
+    """Read the newest version of a run.
+
+    Args:
+        directory: Its directory, with a sub-directory for each version.
+        reports: From ``read_reports``; those of its last checkpoint belong to it.
+        steps: First step of the training loss and the one after the last; None is the last quarter.
+
+    Raises:
+        ValueError: If the directory holds no finished version of a run, or no loss at those steps.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    versions = directory.glob("version_*/checkpoints/last.ckpt")
+    path = max(versions, key=lambda p: p.stat().st_mtime, default=None)
+    if path is None:
+        raise InputError(
+            f"{directory} holds no run of train.py: no version_*/checkpoints/last.ckpt"
+        )
+    events = EventAccumulator(str(path.parents[1])).Reload()
+    scalars = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+    logged = {tag: [event.value for event in of_tag] for tag, of_tag in scalars.items()}
+    values = {}
+    quarters = [
+        logged[tag][-max(len(of_tag) // 4, 1) :]
+        if steps is None
+        else [event.value for event in of_tag if steps[0] <= event.step < steps[1]]
+        for tag, of_tag in scalars.items()
+        if tag.startswith("train/loss_t_")
+    ]
+    if steps is not None and not all(quarters):
+        raise InputError(f"{directory} logged no training loss at steps {steps[0]} to {steps[1]}")
+    if quarters:
+        values["training loss"] = statistics.fmean(map(statistics.fmean, quarters))
+    if "val/loss" in logged:
+        values["validation loss"] = logged["val/loss"][-1]
+    for tag in sorted(logged):
+        if tag.startswith("val/loss_t_"):
+            values[BY_TIME + tag.removeprefix("val/loss_t_")] = logged[tag][-1]
+    hashed = file_hash(path)
+    own = [report for report in reports if report["checkpoint_sha256"] == hashed]
+    nothing: dict[str, Any] = {"values": {}}
+    report = max(own, key=lambda report: report["images"], default=nothing)
+    for name, value in report["values"].items():
+        number = value["mean"] if isinstance(value, dict) else value
+        if number is not None and ", " not in name:  # no differences to other cells or the data
+            values[name] = number
+    speeds = logged.get("train/images_per_second")
+    speed = statistics.median(speeds) if speeds else None
+    evaluated = {name: report[name] for name in ALIKE if name in report}
+    return Run(directory.name, load_model(path), speed, values, evaluated)
+
+
+def check_alike(runs: Sequence[Run]) -> None:
+    """Refuse evaluations that measured something else.
+
+    Raises:
+        ValueError: If the evaluations of two runs differ in an entry of ``ALIKE``.
+    """
+    for first, run in pairwise(run for run in runs if run.evaluated):
+        for name in ALIKE:
+            here, there = run.evaluated.get(name), first.evaluated.get(name)
+            if here != there:
+                raise InputError(
+                    f"{first.name} was evaluated with {name} {there}, {run.name} with {here}"
+                )
+
+
+def row_of(run: Run) -> list[str]:
+    """Cells of a run's row: name, steps, losses, speed, s, cutoff."""
+    losses = [f"{run.values[name]:.4f}" if name in run.values else "-" for name in LOSSES]
+    speed = "-" if run.speed is None else f"{run.speed:.1f}"
+    settings = [long_skip.settings for long_skip in run.model.denoiser.backbone.long_skips]
+    s = cutoff = "-"
+    if settings[0].filter != "none":
+        s = ", ".join(f"{chosen.s:.3f}" for chosen in settings)
+        cutoff = ", ".join(f"{chosen.cutoff:.3f}" for chosen in settings)
+    return [run.name, str(run.model.step), *losses, speed, s, cutoff]
+
+
+def by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs of each recipe; that of the first run comes first."""
+    return {name: [run for run in runs if run.recipe == name]
+            for name in dict.fromkeys(run.recipe for run in runs)}  # fmt: skip
+
+
+def pairs(name: str, runs: Sequence[Run], base: Sequence[Run]) -> Tensor:
+    """One number of runs and of those of ``base`` with the same seeds: (pairs, 2) float64."""
+    partners = {run.seed: run.values[name] for run in base if name in run.values}
+    found = [(run.values[name], partners[run.seed]) for run in runs
+             if name in run.values and run.seed in partners]  # fmt: skip
+    return torch.tensor(found, dtype=torch.float64).view(-1, 2)
+
+
+def paired_rows(recipes: dict[str, list[Run]]) -> list[list[str]]:
+    """Rows of the second table."""
+    base, *others = recipes.values()
+    rows = []
+    for name in dict.fromkeys(name for run in base for name in run.values):
+        known = [run.values[name] for run in base if name in run.values]
+        cells = [name, f"{statistics.fmean(known):.4g}"]
+        for runs in others:
+            both = pairs(name, runs, base)
+            cell = "-"
+            if len(both):
+                mean, low, high = estimate(both[:, 0] - both[:, 1])
+                cell = f"{mean:+.3g}"
+                if len(both) > 1:
+                    cell += f" [{low:+.2g}, {high:+.2g}]"
+                cell += f" ({len(both)})"
+            cells.append(cell)
+        rows.append(cells)
+    return rows
+
+
+def plot_comparison(runs: Sequence[Run]) -> Figure:
+    """What the long skips learned, and the losses and the KID beside those of the first recipe.
+
+    Returns:
+        Figure with the gain of each long skip (one curve per run with a filter), the
+        change of the validation loss by quarter of t in percent of the run of the same seed, and
+        the KID (one dot per run in both), as far as they were measured.
+    """
+    recipes = by_recipe(runs)
+    base, *_ = recipes.values()
+    colors = {name: f"C{i}" for i, name in enumerate(recipes)}
+    depth = max(len(run.model.denoiser.backbone.long_skips) for run in runs)
+    figure = Figure(figsize=(2.6 * max(depth, 4), 5.6), layout="constrained")
+    halves: Any = figure.subfigures(2, 1)
+    for i, panel in enumerate(halves[0].subplots(1, depth, sharey=True, squeeze=False)[0]):
+        panel.axhline(1, color="0.7", linewidth=0.8, zorder=0)
+        panel.set_title(f"gain of skip {i}" + " (outermost)" * (i == 0), fontsize=9)
+        for run in runs:
+            skips = run.model.denoiser.backbone.long_skips
+            if i < len(skips) and skips[i].settings.filter != "none":
+                frequency, gain = gain_curves(skips[i])
+                panel.plot(frequency, gain, color=colors[run.recipe], alpha=0.8)
+    halves[0].supxlabel(FREQUENCY_LABEL, fontsize=9)
+    names = dict.fromkeys(name for run in base for name in run.values)
+    quarters = [name for name in names if name.startswith(BY_TIME)]
+    metrics = [name for name in names if re.match("kid_(?!blocks)", name)]
+    by_time, *others = halves[1].subplots(1, 1 + len(metrics), squeeze=False)[0]
+    by_time.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+    by_time.set(ylabel=f"validation loss\nagainst {base[0].recipe} (%)", xlabel="t")
+    by_time.set_xticks(range(len(quarters)), [name.removeprefix(BY_TIME) for name in quarters])
+    for i, (recipe, group) in enumerate(recipes.items()):
+        by_time.plot([], [], "o", color=colors[recipe], label=recipe)
+        for k, quarter in enumerate(quarters):
+            both = pairs(quarter, group, base)
+            at = torch.full((len(both),), k + 0.1 * (i - (len(recipes) - 1) / 2))
+            change = 100 * (both[:, 0] / both[:, 1] - 1)
+            by_time.plot(at, change, "o", color=colors[recipe], alpha=0.8)
+        for metric, panel in zip(metrics, others, strict=True):
+            values = [run.values[metric] for run in group if metric in run.values]
+            panel.plot([i] * len(values), values, "o", color=colors[recipe], alpha=0.8)
+    for metric, panel in zip(metrics, others, strict=True):
+        panel.set(ylabel=metric, xlim=(-0.5, len(recipes) - 0.5))
+        panel.set_xticks(range(len(recipes)), list(recipes), fontsize=7, rotation=15)
+    handles = by_time.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=len(recipes), fontsize=8)
+    return figure
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    parser = Parser(prog="uvit-lit compare", description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("runs", nargs="+", type=Path, help="directories below runs/")
+    parser.add_argument("--results", type=Path, help="directory with what evaluate.py wrote "
+                        "(default: samples, where it is)")  # fmt: skip
+    parser.add_argument("--steps", type=comma_list(int), help="first,last: steps of the training "
+                        "loss (default: the last quarter of the run)")  # fmt: skip
+    parser.add_argument("--figure", type=Path, help="file to draw to: .png, .pdf or .svg")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the tables.
+
+    Args:
+        arguments: The command line; None takes that of the process.
+    """
+    args = build_parser().parse_args(arguments)
+    with checked_input():
+        if args.figure is not None:
+            figure_format(args.figure)  # refused before the work
+        if args.results is not None and not args.results.is_dir():
+            raise InputError(f"results is {args.results}, which is no directory")
+        if args.steps is not None and len(args.steps) != 2:
+            raise InputError(f"steps has {len(args.steps)} values; accepted: two, first and last")
+        reports = read_reports(args.results or Path("samples"))
+        runs = [read_run(directory, reports, args.steps) for directory in dict.fromkeys(args.runs)]
+        check_alike(runs)
+        recipes = by_recipe(runs)
+        first, *others = recipes
+        heads = ["run", "steps", "training loss", "validation loss", "images/s", "s", "cutoff"]
+        paired = ["", first, *(f"{name} - {first} (pairs)" for name in others)]
+        tables = [(heads, list(map(row_of, runs))), (paired, paired_rows(recipes))]
+        if args.figure is not None:
+            save_figure(plot_comparison(runs), args.figure)
+    for head, rows in tables:
+        for row in (head, ["---"] * len(head), *rows):
+            print("| " + " | ".join(row) + " |")
+        print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Write the averaged weights of a checkpoint into a file for others.
+
+A .safetensors file has the architecture, the filters, the schedule, the class names and the licence
+inside, and every command takes it as --ckpt. A directory gets such a file and a model card beside
+it, as on the Hub. A .pth file has the layout of the official U-ViT code,
+which loads it; it has no place for filters.
+"""
+
+import argparse
+from pathlib import Path
+
+from uvit_lit.cli.options import Parser, add_weights_options, checked_input
+from uvit_lit.errors import InputError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Options of this command."""
+    parser = Parser(prog="uvit-lit export", description=__doc__)
+    add = parser.add_argument
+    add("out", help="file to write: .safetensors, or .pth for the official layout; or a directory; "
+        "or hf://user/name to share it on the Hugging Face Hub")  # fmt: skip
+    add("--ckpt", default="last", help="checkpoint; 'last' (default): the newest under runs/")
+    add_weights_options(parser)
+    add("--dtype", choices=("float32", "float16"), default="float32",
+        help="of the tensors; float16 halves the file, and every command reads it")  # fmt: skip
+    add("--data", choices=("cifar10", "cifar100"), help="what the data were, if the run read them "
+        "from a folder: evaluate.py will compare with it")  # fmt: skip
+    add("--skips", help="long skips that a single s or b acts on when nobody says which: all, "
+        "inner, outer or numbers with commas, 0 the outermost (default: as the model)")  # fmt: skip
+    add("--licence", help="licence of the weights, such as cc-by-4.0")
+    add("--results", type=Path, help="Markdown with measured figures for the model card, such as "
+        "the results.md of evaluate.py")  # fmt: skip
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Export.
+
+    Args:
+        arguments: The command line; None takes that of the process.
+    """
+    args = build_parser().parse_args(arguments)
+
+    import torch
+
+    from uvit_lit.model import HUB, hub_errors, load_model
+    from uvit_lit.weights import write_official, write_safetensors
+
+    with checked_input():
+        out = Path(args.out)
+        if not args.out.startswith(HUB) and out.suffix not in (".safetensors", ".pth", ""):
+            raise InputError(
+                f"out is {out}; accepted: a name with .safetensors or .pth, a directory (no "
+                f"suffix), or {HUB}user/name"
+            )
+        if out.exists():
+            raise InputError(f"{out} exists already")
+        if args.results is not None and not args.results.is_file():
+            raise InputError(f"results {args.results} is not a file")
+        model = load_model(args.ckpt, num_heads=args.num_heads, schedule=args.schedule)
+        model.licence = args.licence or model.licence
+        model.data = {**model.data, **({"name": args.data} if args.data else {})}
+        model.skips = model.skips if args.skips is None else args.skips
+        model.choose_skips()
+        model.denoiser.to(getattr(torch, args.dtype))
+        card = {"results": args.results.read_text() if args.results else ""}
+        if args.out.startswith(HUB):
+            with hub_errors(args.out):
+                print(model.push_to_hub(args.out.removeprefix(HUB), model_card_kwargs=card))
+        elif not out.suffix:
+            model.save_pretrained(out, model_card_kwargs=card)
+            print(out)
+        else:
+            write = write_official if out.suffix == ".pth" else write_safetensors
+            write(model.weights, out)
+            print(out)
+
+
+if __name__ == "__main__":
+    main()

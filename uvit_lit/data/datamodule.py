@@ -1,0 +1,304 @@
+"""Images in memory: CIFAR-10, CIFAR-100, any folder, or shapes drawn here.
+
+A data set is one tensor, of pixels or of the moments of latents, and a batch is an index, a flip
+and a scale. Training is an endless stream counted in optimiser steps: batch n of rank r is a
+function of (seed, n, r) alone, so a resumed run continues exactly, with no state to save. Every
+batch carries the seed of all further randomness of its step.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from uvit_lit.data import shapes
+from uvit_lit.data.encoded import draw_latents, load_latents
+from uvit_lit.data.folder import Images, load_folder
+from uvit_lit.errors import InputError
+from uvit_lit.latents import Autoencoder, load_autoencoder
+
+NAMES = ("cifar10", "cifar100", "folder", "shapes")
+
+
+def derive_seed(*key: int) -> int:
+    """Hash integers into one seed (``numpy.random.SeedSequence``), at least 0, below 2^63.
+
+    A generator of torch on the CPU uses its last 32 bits: of 100,000 batches, one pair on average
+    shares its random numbers.
+    """
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+
+
+@dataclasses.dataclass
+class TrainBatches:
+    """Endless stream of one rank's training batches.
+
+    The ranks share one sequence of samples: permutation after permutation of the data set, each
+    from the seed and its epoch. Batch n of rank r holds the samples from position
+    (n * world_size + r) * batch_size on.
+
+    Attributes:
+        images: The data set.
+        batch_size: Images per batch, on each rank.
+        seed: Seed of the order, the flips and the seeds of the batches.
+        flip: Whether half of the images are mirrored.
+        start: Index n of the first batch.
+        rank: This process.
+        world_size: Number of processes.
+    """
+
+    images: Images
+    batch_size: int
+    seed: int
+    flip: bool = True
+    start: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        """Keep the permutations of the current epoch and the one before."""
+        self._order = lru_cache(maxsize=2)(self._permutation)
+
+    def _permutation(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, 0, epoch))
+        return torch.randperm(len(self.images.pixels), generator=generator)
+
+    def __getitem__(self, n: int) -> dict[str, Any]:
+        """Batch n: pixels (B, C, H, W) uint8, label (B,), flip (B,) boolean, seed."""
+        count = len(self.images.pixels)
+        first = (n * self.world_size + self.rank) * self.batch_size
+        positions = range(first, first + self.batch_size)
+        index = torch.cat(
+            [
+                self._order(epoch)[max(first - epoch * count, 0) : positions.stop - epoch * count]
+                for epoch in range(positions[0] // count, positions[-1] // count + 1)
+            ]
+        )
+        seed = derive_seed(self.seed, 1, n, self.rank)
+        # A seed of their own: the step draws its times from the other one.
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, 3, n, self.rank))
+        flip = torch.rand(self.batch_size, generator=generator) < (0.5 if self.flip else 0.0)
+        return {
+            "pixels": self.images.pixels[index],
+            "label": self.images.labels[index],
+            "flip": flip,
+            "seed": seed,
+        }
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield batches from ``start`` on, without an end."""
+        n = self.start
+        while True:
+            yield self[n]
+            n += 1
+
+
+@dataclasses.dataclass
+class ValidationBatches:
+    """One rank's share of the validation set, the same every time.
+
+    The images come in one fixed order at random, so that a part of a folder, which is sorted by
+    class, has all classes.
+
+    Attributes:
+        images: The data set.
+        batch_size: Images per batch.
+        seed: Seed of the batches, from which the module draws noise and times.
+        rank: This process; it has every ``world_size``-th batch.
+        world_size: Number of processes.
+    """
+
+    images: Images
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    @cached_property
+    def _order(self) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return torch.randperm(len(self.images.pixels), generator=generator)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        starts = range(0, len(self.images.pixels), self.batch_size)
+        return list(starts)[self.rank :: self.world_size]
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield batches like those of ``TrainBatches``, not flipped."""
+        for start in self._starts:
+            index = self._order[start : start + self.batch_size]
+            yield {
+                "pixels": self.images.pixels[index],
+                "label": self.images.labels[index],
+                "flip": torch.zeros(len(index), dtype=torch.bool),
+                "seed": derive_seed(self.seed, 2, start),
+            }
+
+
+class ImageData(LightningDataModule):
+    """CIFAR-10, CIFAR-100, a folder of images, or generated shapes.
+
+    Args:
+        name: ``cifar10`` or ``cifar100`` (downloaded by torchvision into ``root``, checksum
+            verified), ``folder`` (the images below ``root``; sub-folders are classes; ``train``
+            and ``test`` or ``val`` inside it are the splits) or ``shapes`` (drawn here: 10,000
+            images of ten classes).
+        root: Directory of the data.
+        batch_size: Images per batch on each device, at least 1.
+        flip: Whether half of the training images are mirrored.
+        image_size: Height and width of what the network sees, pixels or latents; a folder's
+            images are resized and centre-cropped.
+        seed: Seed of order, flips, noise and times.
+        cache: Directory for decoded folders and for latents.
+        autoencoder: Directory or Hub name of a diffusers ``AutoencoderKL``: the images of a
+            folder become latents of ``image_size``, encoded once.
+
+    Raises:
+        ValueError: If an argument is outside its range, or the folder holds no image.
+        OSError: If a download fails.
+    """
+
+    def __init__(
+        self,
+        name: str = "cifar10",
+        root: str = "data",
+        batch_size: int = 128,
+        flip: bool = True,
+        image_size: int = 32,
+        seed: int = 0,
+        cache: str = "data/cache",
+        autoencoder: str | None = None,
+    ) -> None:
+        super().__init__()
+        if name not in NAMES:
+            raise InputError(f"data.name is {name!r}; accepted: {', '.join(NAMES)}")
+        if batch_size < 1:
+            raise InputError(f"data.batch_size is {batch_size}; accepted: at least 1")
+        if name.startswith("cifar") and image_size != 32:
+            raise InputError(f"{name} images are 32 pixels wide, model.img_size is {image_size}")
+        if autoencoder is not None and name != "folder":
+            raise InputError(f"data.autoencoder needs data.name folder; data.name is {name}")
+        self.save_hyperparameters()
+        self.autoencoder_name = autoencoder
+        self.name, self.root, self.image_size = name, Path(root), image_size
+        self.batch_size, self.flip, self.seed = batch_size, flip, seed
+        self.cache = Path(cache)
+        self.train: Images | None = None
+        self.validation: Images | None = None
+
+    @cached_property
+    def autoencoder(self) -> Autoencoder | None:
+        """What makes images of the latents, on the CPU; None where the data are pixels."""
+        if self.autoencoder_name is None:
+            return None
+        return load_autoencoder(self.autoencoder_name)
+
+    def prepare_data(self) -> None:
+        """Download, or encode latents, once per machine."""
+        if self.name in ("cifar10", "cifar100") and self.train is None:
+            self._cifar(train=True, download=True)
+        if self.autoencoder_name is not None:
+            self.setup()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load both splits into memory, once; a folder is decoded here if it is not cached."""
+        if self.train is not None:
+            return
+        if self.name in ("cifar10", "cifar100"):
+            self.train, self.validation = self._cifar(train=True), self._cifar(train=False)
+        elif self.name == "shapes":
+            names = list(shapes.CLASSES)
+            self.train = Images(*shapes.draw_shapes(10_000, self.image_size, seed=0), names)
+            self.validation = Images(*shapes.draw_shapes(1_000, self.image_size, seed=1), names)
+        else:
+            train, held_out = self._splits()
+            self.train = self._folder(train)
+            if held_out is not None:
+                self.validation = self._folder(held_out)
+                if self.validation.class_names != self.train.class_names:
+                    raise InputError(f"{train} and {held_out} have different class folders")
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes; empty without classes."""
+        assert self.train is not None
+        return self.train.class_names
+
+    def state_dict(self) -> dict[str, Any]:
+        """Put the class names into the checkpoint, so that sampling knows them."""
+        return {"class_names": self.class_names}
+
+    def train_dataloader(self) -> TrainBatches:
+        """Batches from the current step of the trainer on."""
+        assert self.train is not None
+        assert self.trainer is not None
+        return TrainBatches(
+            self.train,
+            self.batch_size,
+            self.seed,
+            self.flip,
+            start=self.trainer.global_step * self.trainer.accumulate_grad_batches,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+
+    def val_dataloader(self) -> ValidationBatches | list:
+        """Validation batches; none where the data set has no second split."""
+        if self.validation is None:
+            return []
+        assert self.trainer is not None
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        return ValidationBatches(self.validation, self.batch_size, self.seed, rank, world_size)
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Mirror and scale on the device: adds ``image``, float32 in [-1, 1], or a latent."""
+        pixels, flip = batch.pop("pixels"), batch.pop("flip")
+        if self.autoencoder_name is not None:
+            return {"image": draw_latents(pixels, flip, batch["seed"]), **batch}
+        # uint8 wraps around, so this is exact; torch.where takes several times as long on bytes
+        pixels = pixels + flip[:, None, None, None] * (pixels.flip(-1) - pixels)
+        return {"image": pixels / 127.5 - 1, **batch}
+
+    def _splits(self) -> tuple[Path, Path | None]:
+        """Directories of the training and of the validation images of a folder."""
+        if not self.root.is_dir():
+            raise InputError(f"data.root {self.root} is not a directory")
+        train = self.root / "train"
+        if not train.is_dir():
+            return self.root, None
+        held_out = (self.root / name for name in ("test", "val"))
+        return train, next((path for path in held_out if path.is_dir()), None)
+
+    def _folder(self, root: Path) -> Images:
+        """A directory as pixels, or as latents."""
+        if self.autoencoder is None:
+            return load_folder(root, self.image_size, self.cache)
+        size = self.image_size * self.autoencoder.factor
+        return load_latents(root, size, self.autoencoder, self.cache)
+
+    def _cifar(self, train: bool, download: bool = False) -> Images:
+        """CIFAR through torchvision."""
+        from torchvision import datasets
+
+        cls = datasets.CIFAR10 if self.name == "cifar10" else datasets.CIFAR100
+        try:
+            data = cls(self.root, train=train, download=download)
+        except (OSError, RuntimeError) as error:
+            raise OSError(
+                f"cannot download {self.name} ({error}): check the network, put the archive "
+                f"{cls.filename} into {self.root}, or train on --data.name shapes or on a "
+                "directory of images with --data.name folder --data.root PATH"
+            ) from None
+        pixels = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
+        return Images(pixels, torch.tensor(data.targets), list(data.classes))

@@ -1,0 +1,128 @@
+"""Any directory of images, decoded once."""
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+from uvit_lit.errors import InputError
+from uvit_lit.files import replacing
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+
+
+class Images(NamedTuple):
+    """A data set in memory.
+
+    Attributes:
+        pixels: (images, channels, height, width) uint8; of latents see ``data.encoded``.
+        labels: (images,) int64; zeros where there are no classes.
+        class_names: Names of the labels, empty where there are no classes.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    class_names: list[str]
+
+
+def load_folder(root: Path, size: int, cache: Path) -> Images:
+    """Load a directory of images, or of class folders, decoding every file once.
+
+    The decoded pixels are kept below ``cache`` under a key made of the names, sizes and times of
+    the files. Files that cannot be decoded are named on stderr and left out, every time.
+
+    Args:
+        root: The directory. Its sub-directories are the classes; without any there are none.
+        size: Height and width of the result: the shorter side is resized, the centre cut out.
+        cache: Directory for the decoded pixels.
+
+    Returns:
+        The images that could be decoded, in the order of their names.
+
+    Raises:
+        ValueError: If no file can be decoded.
+    """
+    files = list_images(root)
+    path = cache / f"{folder_key(root, files, size)}.npz"
+    if not path.exists():
+        _decode(root, files, size, path)
+    with np.load(path, allow_pickle=False) as stored:
+        pixels, errors = stored["pixels"], stored["errors"].tolist()
+    return Images(torch.from_numpy(pixels), *arrange(root, files, errors))
+
+
+def list_images(root: Path) -> list[Path]:
+    """Image files below a directory, in the order of their names.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
+        raise InputError(f"no images below {root}; accepted: {', '.join(sorted(SUFFIXES))}")
+    return files
+
+
+def folder_key(root: Path, files: list[Path], *more: object) -> str:
+    """Key of what is made from image files: their names, sizes and times, and ``more``."""
+    names = [str(path.relative_to(root)) for path in files]
+    stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    content = repr((str(root.resolve()), *more, names, stats))
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def arrange(root: Path, files: list[Path], errors: list[str]) -> tuple[Tensor, list[str]]:
+    """Labels and class names of the files that could be decoded; names the others on stderr.
+
+    Raises:
+        ValueError: If no file could be decoded, or some are in class folders and some are not.
+    """
+    names = [str(path.relative_to(root)) for path in files]
+    kept = [name for name, error in zip(names, errors, strict=True) if not error]
+    for name, error in zip(names, errors, strict=True):
+        if error:
+            print(f"left out {root / name}: {error}", file=sys.stderr)
+    if len(kept) < len(names):
+        print(f"{len(names) - len(kept)} of {len(names)} files left out", file=sys.stderr)
+    if not kept:
+        raise InputError(f"no file below {root} can be decoded as an image")
+    folders = [Path(name).parts[0] if len(Path(name).parts) > 1 else "" for name in kept]
+    if any(folders) and not all(folders):
+        loose = kept[folders.index("")]
+        raise InputError(f"{root} holds class folders and also loose images such as {loose}")
+    classes = sorted(set(folders) - {""})
+    labels = torch.tensor([classes.index(folder) if folder else 0 for folder in folders])
+    return labels, classes
+
+
+def _decode(root: Path, files: list[Path], size: int, path: Path) -> None:
+    """Decode image files into ``path``: pixels of the good ones, an error text for every one."""
+    decoded = [try_decode(file, size) for file in tqdm(files, desc=f"decoding {root}", unit="img")]
+    pixels = [image for image, error in decoded if not error]
+    errors = [error for _, error in decoded]
+    stacked = np.stack(pixels) if pixels else np.empty((0, 3, size, size), np.uint8)
+    with replacing(path, suffix=f".{os.getpid()}.partial") as output:  # every rank decodes
+        np.savez(output, pixels=stacked, errors=np.array(errors))
+
+
+def try_decode(path: Path, size: int) -> tuple[np.ndarray, str]:
+    """Image of a file by ``decode``, and an error text that is empty where it could be read."""
+    try:
+        return decode(path, size), ""
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return np.empty(0), f"not a readable image ({type(error).__name__})"
+
+
+def decode(path: Path, size: int) -> np.ndarray:
+    """Read one image as (3, size, size) uint8: the shorter side resized, the centre cut out."""
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+    return np.asarray(image).transpose(2, 0, 1)

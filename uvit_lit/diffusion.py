@@ -1,0 +1,273 @@
+"""Variance-preserving noise schedules: x_t = alpha(t) x_0 + sigma(t) eps, t in [0, 1].
+
+t = 0 is the clean image, t = 1 (almost) pure noise, and alpha^2 + sigma^2 = 1. A schedule is
+either continuous (the VP-SDE) or a table of 1000 steps, of which step n = 1..1000 stands at
+t = n / 1000. ``Schedule.betas`` is the bridge to the schedulers of diffusers, which see every
+schedule as such a table.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from uvit_lit.errors import InputError
+from uvit_lit.skips import Window, override_skips
+
+STEPS = 1000
+"""Number of steps of a discrete schedule, and of every schedule as diffusers sees it."""
+
+
+def _vp_log_alpha(t: Tensor) -> Tensor:
+    """Log alpha of the VP-SDE (Song et al. 2021, equation 29; half the integral of beta)."""
+    beta_min, beta_max = 0.1, 20.0
+    return -0.25 * t**2 * (beta_max - beta_min) - 0.5 * t * beta_min
+
+
+def _linear_betas() -> Tensor:
+    """Betas of DDPM (Ho et al. 2020, section 4)."""
+    return torch.linspace(1e-4, 0.02, STEPS, dtype=torch.float64)
+
+
+def _cosine_betas() -> Tensor:
+    """Betas of the cosine schedule, clipped at 0.999 (Nichol and Dhariwal 2021, equation 17)."""
+    n = torch.arange(STEPS + 1, dtype=torch.float64)
+    f = torch.cos((n / STEPS + 0.008) / 1.008 * math.pi / 2) ** 2
+    return (1 - f[1:] / f[:-1]).clamp(max=0.999)
+
+
+def _sd_betas() -> Tensor:
+    """Betas of Stable Diffusion, linear in their square root (Rombach et al. 2022)."""
+    return torch.linspace(0.00085**0.5, 0.012**0.5, STEPS, dtype=torch.float64) ** 2
+
+
+TABLES: dict[str, Callable[[], Tensor]] = {
+    "linear": _linear_betas,
+    "cosine": _cosine_betas,
+    "sd": _sd_betas,
+}
+SCHEDULES = ("vp", *TABLES)
+"""Names of the schedules: the VP-SDE, and DDPM's linear, the cosine, Stable Diffusion's table."""
+
+
+class Schedule:
+    """How noise is added.
+
+    Args:
+        name: ``vp`` (VP-SDE, beta 0.1..20, the official CIFAR-10 model's), ``linear`` (DDPM),
+            ``cosine`` or ``sd`` (Stable Diffusion).
+
+    Raises:
+        ValueError: If there is no schedule by that name.
+
+    >>> alpha, sigma = Schedule("vp").alpha_sigma(torch.tensor([0.0, 1.0]))
+    >>> [round(a, 4) for a in alpha.tolist()], [round(a, 4) for a in sigma.tolist()]
+    ([1.0, 0.0066], [0.0, 1.0])
+    """
+
+    def __init__(self, name: str = "vp") -> None:
+        if name not in SCHEDULES:
+            raise InputError(f"schedule is {name!r}; accepted: {', '.join(SCHEDULES)}")
+        self.name = name
+        self._table = None
+        if name in TABLES:
+            log_alpha = 0.5 * torch.log1p(-TABLES[name]()).cumsum(0)
+            self._table = torch.cat([log_alpha.new_zeros(1), log_alpha])  # n = 0..1000
+        self.time_scale = STEPS if self._table is not None else STEPS - 1
+        """The network is called at ``time_scale * t``: 999 t, or the step n of a table."""
+
+    def times(self, uniform: Tensor) -> Tensor:
+        """Training times from uniform numbers in [0, 1): themselves, or one of the 1000 steps."""
+        if self._table is None:
+            return uniform
+        return (uniform * STEPS).floor().add(1).clamp(max=STEPS) / STEPS
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        """Log of alpha(t), float64; between the steps of a table it is interpolated linearly."""
+        t = t.double()
+        if self._table is None:
+            return _vp_log_alpha(t)
+        table = self._table.to(t.device)
+        position = t * STEPS
+        below = position.floor().clamp(0, STEPS - 1).long()
+        return torch.lerp(table[below], table[below + 1], position - below)
+
+    def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale of the image and of the noise at time t.
+
+        Args:
+            t: Times in [0, 1], any shape.
+
+        Returns:
+            alpha and sigma, of the shape and dtype of ``t``.
+        """
+        log_alpha = self.log_alpha(t.cpu() if t.device.type == "mps" else t)  # MPS has no float64
+        sigma = (-torch.expm1(2 * log_alpha)).sqrt()
+        return log_alpha.exp().to(t.dtype).to(t.device), sigma.to(t.dtype).to(t.device)
+
+    def time_of(self, ratio: Tensor) -> Tensor:
+        """Time at which sigma / alpha is ``ratio``, float64, interpolated between 1000 steps."""
+        steps = torch.arange(STEPS + 1, dtype=torch.float64) / STEPS
+        decay = 0.5 * torch.log1p(ratio.double().square())  # -log alpha
+        return torch.from_numpy(np.interp(decay.numpy(), -self.log_alpha(steps).numpy(), steps))
+
+    def betas(self) -> Tensor:
+        """Variance added by each of the 1000 steps, float64: ``trained_betas`` of diffusers.
+
+        Index i of a diffusers table stands at t = (i + 1) / 1000.
+        """
+        steps = torch.arange(STEPS + 1, dtype=torch.float64) / STEPS
+        return -torch.expm1(2 * self.log_alpha(steps).diff())
+
+
+PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
+"""What the network predicts: our name and the one that diffusers has for it."""
+
+
+def _per_image(values: Tensor, like: Tensor) -> Tensor:
+    """Shape (batch,) values so that they multiply images."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+class Denoiser(nn.Module):
+    """A network that knows at which time it looks at how much noise.
+
+    Args:
+        backbone: Module called as ``backbone(x_t, timesteps, y)``.
+        schedule: Name of the noise schedule, one of ``uvit_lit.diffusion.SCHEDULES``.
+        prediction: What the backbone predicts: ``eps`` (the noise), ``x0`` (the image) or ``v``
+            (alpha eps - sigma x_0; Salimans and Ho 2022).
+
+    Raises:
+        ValueError: If the schedule or the prediction is unknown.
+    """
+
+    def __init__(self, backbone: nn.Module, schedule: str = "vp", prediction: str = "eps") -> None:
+        super().__init__()
+        if prediction not in PREDICTIONS:
+            raise InputError(f"prediction is {prediction!r}; accepted: {', '.join(PREDICTIONS)}")
+        self.backbone: Any = backbone
+        self.schedule = Schedule(schedule)
+        self.prediction = prediction
+
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """Predict eps, x0 or v.
+
+        Args:
+            x_t: (batch, channels, height, width) noisy images.
+            t: (batch,) times in [0, 1].
+            y: (batch,) labels, or None for no class.
+
+        Returns:
+            The prediction, of the shape of ``x_t``.
+        """
+        return self.backbone(x_t, t * self.schedule.time_scale, y)
+
+    def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """Noisy image at time t: alpha x0 + sigma eps, with t of shape (batch,)."""
+        alpha, sigma = (_per_image(v, x0) for v in self.schedule.alpha_sigma(t))
+        return alpha * x0 + sigma * eps
+
+    def target(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """What a perfect network would predict for this image, noise and time."""
+        if self.prediction == "eps":
+            return eps
+        if self.prediction == "x0":
+            return x0
+        alpha, sigma = (_per_image(v, x0) for v in self.schedule.alpha_sigma(t))
+        return alpha * eps - sigma * x0
+
+    def loss(self, x0: Tensor, eps: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """Mean squared error of the prediction, per image.
+
+        Args:
+            x0: (batch, channels, height, width) images in [-1, 1].
+            eps: Standard normal noise of the same shape.
+            t: (batch,) times in [0, 1].
+            y: (batch,) labels, or None.
+
+        Returns:
+            (batch,) float32.
+        """
+        prediction = self(self.add_noise(x0, eps, t), t, y)
+        return (prediction.float() - self.target(x0, eps, t)).square().flatten(1).mean(1)
+
+    def velocity_weight(self, t: Tensor) -> Tensor:
+        """Weight that makes the loss that of the velocity of a straight path from noise to image.
+
+        On the path z = (1 - u) eps + u x_0 the network's x_0 implies the velocity
+        (x_0 - z) / (1 - u); its squared error is that of x_0 times 1 / (1 - u)^2, which is
+        (1 + alpha / sigma)^2 at the noise level of ``t``. It is bounded by 400.
+
+        Args:
+            t: (batch,) times in [0, 1].
+
+        Returns:
+            (batch,), of the dtype of ``t``: what multiplies the squared error of the prediction.
+
+        References:
+            Li and He, "Back to Basics: Let Denoising Generative Models Denoise", 2025 (JiT),
+            section 4 and its bound of 0.05 on 1 - u.
+        """
+        alpha, sigma = self.schedule.alpha_sigma(t)
+        on_x0 = (1 + alpha / sigma.clamp_min(1e-6)).square().clamp(max=400)
+        if self.prediction == "x0":
+            return on_x0
+        if self.prediction == "v":
+            return on_x0 * sigma.square()
+        return (on_x0 * (sigma / alpha.clamp_min(1e-6)).square()).clamp(max=400)
+
+    def set_skips(
+        self, t_range: tuple[float, float] | None = None, t_fade: float = 0.0, **overrides: Any
+    ) -> None:
+        """Override s, b and the filter for sampling, without touching the weights.
+
+        Args:
+            t_range: First and last t in [0, 1] at which the override acts (1 is pure noise, where
+                sampling begins). None means always.
+            t_fade: Width in t, in [0, 1], over which the override goes from off to on on either
+                side of that range, as half a cosine; 0 switches.
+            **overrides: skips, s, b, filter, cutoff, order, ripple, attenuation, b_channels, as
+                ``uvit_lit.skips.override_skips`` takes them. None means as trained. Without
+                ``skips`` they act on all; ``Model.set_skips`` knows the default of a model.
+
+        Raises:
+            ValueError: If a value is outside its range or a list has the wrong length.
+        """
+        if t_fade and t_range is None:
+            raise InputError(f"t_fade is {t_fade:g}; accepted: only with t_range")
+        window = None
+        if t_range is not None:
+            Window(*t_range, t_fade)  # validates the values as they were given
+            scale = self.schedule.time_scale / STEPS  # of t as the long skips see it
+            window = Window(t_range[0] * scale, t_range[1] * scale, t_fade * scale)
+        override_skips(self.backbone.long_skips, window=window, **overrides)
+
+
+class Guided(nn.Module):
+    """Classifier-free guidance: a denoiser around a denoiser (Ho and Salimans 2022).
+
+    The prediction is uncond + scale * (cond - uncond): 1 is the conditional model, 0 the
+    unconditional one. Both are computed in one batch.
+
+    Args:
+        denoiser: A conditional denoiser trained with class dropout.
+        scale: Guidance scale.
+    """
+
+    def __init__(self, denoiser: Denoiser, scale: float) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.scale = scale
+        self.schedule = denoiser.schedule
+        self.prediction = denoiser.prediction
+
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """Predict with guidance; the arguments and the result are those of ``Denoiser``."""
+        null = torch.full_like(y, self.denoiser.backbone.null_class)
+        both = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([y, null]))
+        conditional, unconditional = both.float().chunk(2)  # rounding would be scaled as well
+        return torch.lerp(unconditional, conditional, self.scale)

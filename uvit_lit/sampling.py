@@ -1,0 +1,268 @@
+"""Noise to images: one seed per image, the solvers of diffusers, a progress bar."""
+
+import importlib
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from uvit_lit.diffusion import PREDICTIONS, STEPS, Denoiser, Guided, Schedule
+from uvit_lit.errors import InputError
+
+_LOG_SNR = {"use_exponential_sigmas": True}  # steps of equal size in log(sigma / alpha)
+SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddpm": ("DDPMScheduler", {"clip_sample": False, "timestep_spacing": "trailing"}),
+    "ddim": ("DPMSolverMultistepScheduler", {"solver_order": 1, "timestep_spacing": "trailing"}),
+    "dpmpp": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", **_LOG_SNR}),
+    "sde-dpmpp": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", **_LOG_SNR}),
+    "unipc": ("UniPCMultistepScheduler", _LOG_SNR),
+    "heun": ("HeunDiscreteScheduler", _LOG_SNR),
+}
+"""Our name of each solver, the scheduler class of diffusers, and its options.
+
+The solvers of higher order step evenly in the logarithm of the signal-to-noise ratio (Lu et al.,
+"DPM-Solver", 2022, section 3.3): even steps in t leave the last one far too long. Those of ddpm and
+ddim are even in t, as published. DDIM is DPM-Solver of order 1 (section 3.1 there); diffusers' own
+``DDIMScheduler`` steps to the wrong time where the number of steps does not divide 1000.
+"""
+
+PURE_NOISE = 160.0
+"""Noise, sigma / alpha, where steps that are even in log-SNR begin at the latest: next to nothing
+of an image is left there. The VP-SDE ends at 152; the cosine schedule at 20,000, and without this
+bound 10 of 25 steps would be spent beyond t = 0.99."""
+
+SEEDS = 2**32
+"""Number of seeds: torch's generator on the CPU takes them modulo 2^32."""
+
+STOCHASTIC = ("ddpm", "sde-dpmpp")
+"""Solvers that add noise on the way; the others are deterministic given the first noise."""
+
+PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""Lightning's names of the precisions: the products and convolutions of the network are in that
+type, the rest in float32."""
+
+
+def autocast(device: torch.device | str, precision: str) -> torch.autocast:
+    """Context in which a network computes in one of ``PRECISIONS``.
+
+    Raises:
+        ValueError: If the precision is unknown.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"precision is {precision}; accepted: {', '.join(PRECISIONS)}")
+    dtype = PRECISIONS[precision]
+    return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None)
+
+
+def check_solver(name: str, steps: int) -> None:
+    """Raise a ``ValueError`` unless the solver is known and the number of steps in 1 to 1000."""
+    if name not in SOLVERS:
+        raise InputError(f"solver is {name!r}; accepted: {', '.join(SOLVERS)}")
+    if not 1 <= steps <= STEPS:
+        raise InputError(f"steps is {steps}; accepted: 1 to {STEPS}")
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raise a ``ValueError`` unless every seed is at least 0 and below ``SEEDS``."""
+    wrong = next((seed for seed in seeds if not 0 <= seed < SEEDS), None)
+    if wrong is not None:
+        raise InputError(f"seed is {wrong}; accepted: 0 to below 2^32, for every image")
+
+
+def make_solver(name: str, model: Denoiser | Guided, steps: int) -> Any:
+    """Set up a diffusers scheduler on the schedule and the prediction of a model.
+
+    Args:
+        name: One of ``SOLVERS``.
+        model: The denoiser that it will drive.
+        steps: Number of steps, 1 to 1000 (Heun calls the network twice in each but the last).
+
+    Returns:
+        The scheduler, with its time steps set.
+
+    Raises:
+        ValueError: If the solver is unknown or the number of steps outside its range.
+    """
+    check_solver(name, steps)
+    class_name, options = SOLVERS[name]
+    betas = model.schedule.betas()
+    if options.items() >= _LOG_SNR.items():
+        remains = (-betas).log1p().cumsum(0).exp()  # alpha^2 = 1 / (1 + (sigma / alpha)^2)
+        betas = betas[remains > 1 / (1 + PURE_NOISE**2)]
+    scheduler = getattr(importlib.import_module("diffusers"), class_name)(
+        num_train_timesteps=len(betas),
+        trained_betas=betas.numpy(),
+        prediction_type=PREDICTIONS[model.prediction],
+        **options,
+    )
+    scheduler.set_timesteps(steps)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)  # by its time it is ambiguous: two steps may round to one
+    return scheduler
+
+
+def count_calls(model: Denoiser | Guided, solver: str, steps: int) -> int:
+    """How often a solver calls the network for one image."""
+    return len(make_solver(solver, model, steps).timesteps)
+
+
+@torch.inference_mode()
+def sample(
+    model: Denoiser | Guided,
+    shape: tuple[int, int, int],
+    seeds: list[int],
+    labels: list[int] | None = None,
+    *,
+    solver: str = "dpmpp",
+    steps: int = 25,
+    precision: str = "32-true",
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    bar: tqdm | None = None,
+) -> Tensor:
+    """Generate one image per seed.
+
+    An image is a function of its seed and its label alone: neither the other images nor the batch
+    size change it beyond rounding, because every image draws its noise from a generator of its
+    own, on the CPU whatever the device.
+
+    Args:
+        model: A denoiser, or guidance around one, on ``device`` and in evaluation mode.
+        shape: Channels, height and width.
+        seeds: One per image, 0 to below 2^32.
+        labels: One per image; None for no class.
+        solver: One of ``SOLVERS``.
+        steps: Steps of the solver, 1 to 1000.
+        precision: Of the network, one of ``PRECISIONS``; the solver computes in float32.
+        batch_size: Images that go through the network at once.
+        device: Where to compute.
+        bar: Progress bar, moved by the images of a batch with every call of the network.
+
+    Returns:
+        (images, channels, height, width) float32 on the CPU, around [-1, 1], not clipped.
+
+    Raises:
+        ValueError: If the seeds, the solver, the steps or the precision are not accepted.
+    """
+    check_seeds(seeds)
+    images = []
+    with autocast(device, precision):
+        for start in range(0, len(seeds), batch_size):
+            chosen = slice(start, start + batch_size)
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds[chosen]]
+            x = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
+            y = None if labels is None else torch.tensor(labels[chosen], device=device)
+            scheduler = make_solver(solver, model, steps)
+            noise = {"generator": generators} if solver in STOCHASTIC else {}
+            x = x * scheduler.init_noise_sigma
+            times = _times(scheduler, model.schedule).to(device)
+            for n, t in zip(scheduler.timesteps, times, strict=True):
+                noisy = scheduler.scale_model_input(x, n)
+                output = model(noisy, t.expand(len(x)), y).float()
+                with autocast(device, "32-true"):
+                    x = scheduler.step(output, n, x, **noise).prev_sample
+                if bar is not None:
+                    bar.update(len(x))
+            images.append(x.cpu())
+    return torch.cat(images)
+
+
+@torch.inference_mode()
+def invert(
+    model: Denoiser, x0: Tensor, y: Tensor | None, steps: int, t_min: float, bar: tqdm
+) -> list[Tensor]:
+    """Follow the deterministic DDIM solver from images to the noise that makes them.
+
+    The inverse scheduler of diffusers divides by the noise of a clean image, which is 0; here the
+    way begins at ``t_min``, where the image is taken for a noisy one.
+
+    Args:
+        model: In evaluation mode, on the device of ``x0``.
+        x0: (batch, channels, height, width) images in [-1, 1].
+        y: (batch,) labels or None.
+        steps: Steps, at least 1.
+        t_min: Where the way begins, in (0, 1). Below the noise that the model can see, it finds
+            noise where there is none, and the end is far from normal.
+        bar: Progress bar, moved by one per step.
+
+    Returns:
+        steps + 1 noisy images, at times evenly spaced from ``t_min`` to 1.
+
+    References:
+        Song et al., "Denoising Diffusion Implicit Models", ICLR 2021, section 4.3.
+    """
+    times = torch.linspace(t_min, 1, steps + 1, dtype=torch.float64)
+    path = [model.schedule.alpha_sigma(times[0])[0].float().item() * x0]
+    for now, then in pairwise(times):
+        path.append(_ddim_step(model, path[-1], y, now, then))
+        bar.update()
+    return path
+
+
+@torch.inference_mode()
+def regenerate(
+    model: Denoiser,
+    path: list[Tensor],
+    y: Tensor | None,
+    t_min: float,
+    bar: tqdm,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Go back to images from the noise at the end of a path of ``invert``.
+
+    Args:
+        model: As for ``invert``, perhaps with other settings of its long skips.
+        path: From ``invert``, with the same ``t_min``.
+        y: (batch,) labels or None.
+        t_min: Where the way ends.
+        bar: Progress bar, moved by one per step.
+        mask: Broadcasts with the images: 1 where they may change. Where it is 0 they keep to the
+            path, so that they end as they were.
+
+    Returns:
+        (batch, channels, height, width), around [-1, 1].
+    """
+    times = torch.linspace(t_min, 1, len(path), dtype=torch.float64)
+    x = path[-1]
+    for now, then, original in zip(times.flip(0), times.flip(0)[1:], path[-2::-1], strict=False):
+        x = _ddim_step(model, x, y, now, then)
+        if mask is not None:
+            x = torch.lerp(original, x, mask)
+        bar.update()
+    return x / model.schedule.alpha_sigma(times[0])[0].item()
+
+
+def _ddim_step(model: Denoiser, x: Tensor, y: Tensor | None, now: Tensor, then: Tensor) -> Tensor:
+    """One deterministic step in either direction (equation 12 of DDIM with sigma = 0).
+
+    The network is asked at the noisier of the two times, so that a step and its inverse agree.
+    """
+    noisier = torch.maximum(now, then)
+    output = model(x, noisier.float().expand(len(x)).to(x.device), y).float()
+    alpha, sigma = (float(v) for v in model.schedule.alpha_sigma(noisier))
+    if model.prediction == "x0":
+        eps = (x - alpha * output) / sigma
+    elif model.prediction == "v":
+        eps = alpha * output + sigma * x
+    else:
+        eps = output
+    (alpha, sigma), (new_alpha, new_sigma) = (
+        (float(v) for v in model.schedule.alpha_sigma(t)) for t in (now, then)
+    )
+    return new_alpha * (x - sigma * eps) / alpha + new_sigma * eps
+
+
+def _times(scheduler: Any, schedule: Schedule) -> Tensor:
+    """Time of every call of the network, float32."""
+    steps = scheduler.timesteps
+    if not hasattr(scheduler, "sigmas"):
+        return (steps.float() + 1) / STEPS  # index n of the table
+    return schedule.time_of(scheduler.sigmas[: len(steps)]).float()  # not rounded to an index
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Round images in [-1, 1] to uint8, clipping what is outside."""
+    return images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)

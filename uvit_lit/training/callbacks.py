@@ -1,0 +1,339 @@
+"""The moving average of the weights, which is what a model samples with."""
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar, WeightAveraging
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils.tensorboard.summary import hparams
+from torchvision.utils import make_grid
+from tqdm import tqdm
+
+from uvit_lit.errors import InputError
+from uvit_lit.plots import plot_gains, plot_spectra
+from uvit_lit.sampling import check_seeds, check_solver, sample, to_uint8
+from uvit_lit.skips import SkipModulation
+from uvit_lit.training.module import DiffusionModule
+from uvit_lit.training.steps import StepCallback, is_due, is_logged
+
+
+class MovingAverage(WeightAveraging):
+    """Exponential moving average of the weights, updated after every optimiser step.
+
+    Args:
+        decay: Share of the old average in the new one, in [0, 1): an average over about
+            1 / (1 - decay) steps.
+        warmup: Whether the decay is at most (1 + n) / (10 + n) after n steps, an average over a
+            tenth of the run so far, so that the first weights are forgotten. The official U-ViT
+            code has none.
+
+    Raises:
+        ValueError: If the decay is outside its range.
+    """
+
+    def __init__(self, decay: float = 0.999, warmup: bool = True) -> None:
+        if not 0 <= decay < 1:
+            raise InputError(f"decay is {decay}; accepted: from 0 to below 1")
+
+        def update(averages: Any, weights: Any, count: Any) -> None:
+            n = int(count)
+            now = min(decay, (1 + n) / (10 + n)) if warmup else decay
+            get_ema_multi_avg_fn(now)(averages, weights, count)
+
+        super().__init__(use_buffers=False, multi_avg_fn=update)
+
+
+@contextmanager
+def averaged_weights(trainer: Trainer, module: LightningModule) -> Iterator[None]:
+    """Put the averaged weights of a ``WeightAveraging`` callback into the module for a while."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    averages = [c for c in callbacks if isinstance(c, WeightAveraging)]
+    for average in averages:
+        average._swap_models(module)
+    try:
+        yield
+    finally:
+        for average in averages:
+            average._swap_models(module)
+
+
+def _writer(trainer: Trainer) -> Any:
+    """TensorBoard's writer on the first process, None elsewhere or with another logger."""
+    logger = trainer.logger
+    if trainer.is_global_zero and isinstance(logger, TensorBoardLogger):
+        return logger.experiment
+    return None
+
+
+class RunProgressBar(TQDMProgressBar):
+    """One bar over the whole run, with rate and time left, also after a resume."""
+
+    @property
+    def total_train_batches(self) -> int | float:
+        """Batches of the whole run."""
+        if self.trainer.max_steps < 0:
+            return float("inf")
+        return self.trainer.max_steps * self.trainer.accumulate_grad_batches
+
+    def on_train_start(self, trainer: Trainer, *args: Any) -> None:
+        """Start the bar where the run stands."""
+        super().on_train_start(trainer, *args)
+        bar = self.train_progress_bar
+        bar.total = self.total_train_batches
+        bar.n = bar.initial = trainer.global_step * trainer.accumulate_grad_batches
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """Keep the bar: the run is one endless epoch."""
+
+
+class LossByTime(StepCallback):
+    """Loss in each quarter of t: in training since the last logged step, and of a validation."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start with empty sums."""
+        super().on_train_start(trainer, pl_module)
+        self.training = torch.zeros(2, 4, device=pl_module.device)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        """Add the batch to the sums."""
+        self._add(self.training, outputs)
+        super().on_train_batch_end(trainer, pl_module, outputs, *args)
+
+    def after_step(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        """Log the means and empty the sums on the steps that are logged.
+
+        Raises:
+            FloatingPointError: If the loss is not finite.
+        """
+        if is_logged(trainer, trainer.global_step):
+            total = float(self.training[0].sum())
+            if not math.isfinite(total):
+                raise FloatingPointError(
+                    f"training diverged: the loss is {total} at step {trainer.global_step}; try a "
+                    "lower --model.lr"
+                )
+            self._log(pl_module, "train", self.training)
+            self.training.zero_()
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start with empty sums."""
+        self.validation = torch.zeros(2, 4, device=pl_module.device)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        """Add the batch to the sums."""
+        self._add(self.validation, outputs)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the means over all processes."""
+        sums = trainer.strategy.reduce(self.validation, reduce_op="sum")
+        self._log(pl_module, "val", sums)
+
+    @staticmethod
+    def _add(sums: Tensor, outputs: Any) -> None:
+        losses, t = outputs["losses"], outputs["t"]
+        quarter = (t * 4).long().clamp(max=3)
+        sums.index_add_(1, quarter, torch.stack([losses, torch.ones_like(losses)]))
+
+    @staticmethod
+    def _log(pl_module: LightningModule, stage: str, sums: Tensor) -> None:
+        names = ("t_0.00-0.25", "t_0.25-0.50", "t_0.50-0.75", "t_0.75-1.00")
+        for name, mean in zip(names, (sums[0] / sums[1]).tolist(), strict=True):
+            if mean == mean:  # a quarter without images has no mean
+                pl_module.log(f"{stage}/loss_{name}", mean, sync_dist=stage == "val")
+
+
+class ImagesPerSecond(StepCallback):
+    """Training speed over all devices between two logged steps.
+
+    The clock stops at a logged step and starts with the next batch. Validation, sampling and saving
+    are not counted if they fall on logged steps and this callback comes before those that do them.
+    The device is not synchronised: over many steps the queue evens out.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start with nothing counted."""
+        super().on_train_start(trainer, pl_module)
+        self.images = 0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Start the clock with the first batch after a logged step."""
+        if self.images == 0:
+            self.started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        """Count."""
+        self.images += len(outputs["t"]) * trainer.world_size
+        super().on_train_batch_end(trainer, pl_module, outputs, *args)
+
+    def after_step(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        """Log on the steps that are logged."""
+        if is_logged(trainer, trainer.global_step):
+            rate = self.images / (time.perf_counter() - self.started)
+            pl_module.log("train/images_per_second", rate)
+            self.images = 0
+
+
+class SampleGrid(StepCallback):
+    """Log a grid of samples of the averaged weights, from the same seeds every time.
+
+    Args:
+        every_n_steps: Optimiser steps between two grids, at least 1; the last step has one too.
+        count: Number of images; the classes take turns.
+        seed: Seed of the first image; the next have the next ones, all below 2^32.
+        solver: One of ``uvit_lit.sampling.SOLVERS``.
+        steps: Steps of the solver.
+        columns: Images per row of the grid.
+
+    Raises:
+        ValueError: If a value is outside its range.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int = 5000,
+        count: int = 50,
+        seed: int = 0,
+        solver: str = "dpmpp",
+        steps: int = 25,
+        columns: int = 10,
+    ) -> None:
+        if min(every_n_steps, count, columns) < 1:
+            raise InputError(
+                f"every_n_steps is {every_n_steps}, count {count}, columns {columns}; "
+                "accepted: at least 1"
+            )
+        check_seeds(range(seed, seed + count))
+        check_solver(solver, steps)
+        self.every_n_steps, self.columns = every_n_steps, columns
+        self.count, self.seed, self.solver, self.steps = count, seed, solver, steps
+
+    def after_step(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        """Draw the grid when it is due."""
+        step, writer = trainer.global_step, _writer(trainer)
+        due = is_due(step, self.every_n_steps) or step == trainer.max_steps
+        if not due or writer is None:
+            return
+        assert isinstance(pl_module, DiffusionModule)
+        with averaged_weights(trainer, pl_module):
+            images = self._sample(trainer, pl_module)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if data.autoencoder is not None:
+            images = data.autoencoder.to(pl_module.device).decode(images)
+        grid = make_grid(to_uint8(images), nrow=self.columns)
+        writer.add_image("samples", grid.repeat_interleave(2, 1).repeat_interleave(2, 2), step)
+
+    def _sample(self, trainer: Trainer, pl_module: DiffusionModule) -> Tensor:
+        backbone = pl_module.denoiser.backbone
+        classes = backbone.num_classes
+        pl_module.eval()
+        try:
+            return sample(
+                pl_module.denoiser,
+                (backbone.in_chans, backbone.img_size, backbone.img_size),
+                [self.seed + k for k in range(self.count)],
+                [k % classes for k in range(self.count)] if classes else None,
+                solver=self.solver,
+                steps=self.steps,
+                precision=trainer.precision,
+                device=pl_module.device,
+            )
+        finally:
+            pl_module.train()
+
+
+class SkipReport(StepCallback):
+    """Log what acts on the long skips: numbers at every logged step, figures now and then.
+
+    The numbers are s, b and cutoff of each long skip. The figures are the gain of each over
+    frequency, and the radial power spectra of skip and backbone features before and after, on the
+    images of the step at t = 0.5. A learned cutoff within a hundredth of its range from a bound
+    gets one line on stderr.
+
+    Args:
+        every_n_steps: Optimiser steps between two sets of figures, at least 1; the last step has
+            one too. They show the averaged weights.
+
+    Raises:
+        ValueError: If it is below 1.
+    """
+
+    def __init__(self, every_n_steps: int = 1000) -> None:
+        if every_n_steps < 1:
+            raise InputError(f"every_n_steps is {every_n_steps}; accepted: at least 1")
+        self.every_n_steps = every_n_steps
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing has been warned of."""
+        super().on_train_start(trainer, pl_module)
+        self._warned: set[tuple[int, str]] = set()
+
+    def after_step(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        """Log what is due."""
+        step = trainer.global_step
+        assert isinstance(pl_module, DiffusionModule)
+        denoiser = pl_module.denoiser
+        long_skips = list(denoiser.backbone.long_skips)
+        if is_logged(trainer, step):
+            for i, long_skip in enumerate(long_skips):
+                chosen = long_skip.settings
+                names = ("s", "b") if chosen.filter == "none" else ("s", "b", "cutoff")
+                pl_module.log_dict({f"skips/{name}_{i}": getattr(chosen, name) for name in names})
+                if trainer.is_global_zero:
+                    self._warn(i, long_skip)
+        due = is_due(step, self.every_n_steps) or step == trainer.max_steps
+        writer = _writer(trainer)
+        if not due or writer is None:
+            return
+        y = batch["label"] if denoiser.backbone.num_classes else None
+        with averaged_weights(trainer, pl_module):
+            writer.add_figure("skips/gain", plot_gains(long_skips), step)
+            with trainer.precision_plugin.forward_context():
+                spectra = plot_spectra(denoiser, batch["image"], y)
+            writer.add_figure("skips/spectra", spectra, step)
+
+    def _warn(self, index: int, long_skip: SkipModulation) -> None:
+        """Say once that a cutoff sits at its bound."""
+        if "cutoff" not in long_skip.learned:
+            return
+        cutoff: Any = long_skip.learned["cutoff"]
+        value, margin = cutoff.number(), 0.01 * (cutoff.high - cutoff.low)
+        for bound, end, sits in (
+            ("lower", cutoff.low, value < cutoff.low + margin),
+            ("upper", cutoff.high, value > cutoff.high - margin),
+        ):
+            if sits and (index, bound) not in self._warned:
+                self._warned.add((index, bound))
+                tqdm.write(f"warning: the cutoff of long skip {index} sits at its {bound} bound "
+                           f"{end:.3f}", file=sys.stderr)  # fmt: skip
+
+
+class SaveConfig(SaveConfigCallback):
+    """Save the configuration beside the checkpoints and show it in TensorBoard."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the configuration as text, and the hyper-parameters with the metric they gave."""
+        writer = _writer(trainer)
+        if writer is None:
+            return
+        text = self.parser.dump(self.config, skip_none=False)
+        indented = "\n".join(f"    {line}" for line in text.splitlines())
+        writer.add_text("config", indented, trainer.global_step)
+        values = {k: v if isinstance(v, int | float | str) else str(v)
+                  for k, v in pl_module.hparams.items() if not k.startswith("_")}  # fmt: skip
+        for summary in hparams(values, {"val/loss": None, "train/loss": None}):
+            writer.file_writer.add_summary(summary)

@@ -1,0 +1,445 @@
+"""Names of classes: CIFAR-10's and ImageNet's for weights that do not say theirs."""
+
+import inspect
+import json
+import math
+import sys
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from uvit_lit.diffusion import Denoiser
+from uvit_lit.errors import InputError
+from uvit_lit.files import write, write_torch
+from uvit_lit.filters import MAX_FREQUENCY, PROTOTYPES
+from uvit_lit.uvit import UViT
+
+CIFAR10 = [
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
+]  # fmt: skip
+
+
+def class_names(count: int) -> list[str]:
+    """Names for a number of classes.
+
+    Args:
+        count: Number of classes.
+
+    Returns:
+        CIFAR-10's for 10, ImageNet's for 1000 (those of torchvision, in its order); else the
+        numbers themselves.
+    """
+    if count == len(CIFAR10):
+        return CIFAR10
+    if count == 1000:
+        from torchvision.models import ResNet18_Weights
+
+        return list(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+    return [str(k) for k in range(count)]
+
+
+def find_class(name: str | int, known: list[str]) -> int:
+    """Label of a class by its name, then by its name in any case, or by its number.
+
+    Raises:
+        ValueError: If there is none; it names those that are close, or all where they are few.
+    """
+    name = str(name)
+    if name in known:
+        return known.index(name)
+    names = [other.lower() for other in known]
+    if name.lower() in names:
+        return names.index(name.lower())
+    if name.isdecimal() and int(name) < len(known):
+        return int(name)
+    accepted = known if len(known) <= 20 else get_close_matches(name.lower(), names, 5, 0.5)
+    raise InputError(
+        f"no class {name!r}; accepted: {', '.join(accepted) or 'names of ImageNet'}, or a number "
+        f"from 0 to {len(known) - 1}"
+    )
+
+
+PUBLISHED_HEADS = {512: 8, 768: 12, 1024: 16, 1152: 16}
+"""Attention heads of the published models by ``embed_dim``; the official layout lacks them."""
+
+WITHOUT_NULL_CLASS = (10, 100, 1000)
+"""Rows of a class embedding that are all classes; of any other number the last is "no class"."""
+
+
+@dataclass
+class Weights:
+    """The averaged weights of a U-ViT and what is known about them.
+
+    Attributes:
+        tensors: By the names of ``UViT``.
+        arguments: Those of ``UViT``, all of them.
+        schedule: Noise schedule; None where the file does not say.
+        prediction: What the network predicts; None where the file does not say.
+        class_names: Names of the labels; empty where there are none, or none are known.
+        can_guide: Whether the null class was trained, as classifier-free guidance needs.
+        step: Optimiser steps of the training; None where the file does not say.
+        data: Arguments of the ``ImageData`` of the training.
+        licence: Licence of the weights, as an SPDX identifier or in words.
+        skips: Long skips that s, b and so on act on at sampling when nobody says which, as
+            ``uvit_lit.skips.choose_skips`` takes them.
+    """
+
+    tensors: dict[str, Tensor] = field(repr=False)
+    arguments: dict[str, Any]
+    schedule: str | None
+    prediction: str | None
+    class_names: list[str]
+    can_guide: bool
+    step: int | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    licence: str | None = None
+    skips: str = "all"
+
+    def metadata(self) -> dict[str, Any]:
+        """Everything but the tensors, as plain data."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "tensors"}
+
+
+def read_weights(path: Path) -> Weights:
+    """Read a file of weights.
+
+    Args:
+        path: A checkpoint of train.py, a .safetensors file, or an official state dict.
+
+    Returns:
+        The averaged weights. Of a file that says nothing but tensors the architecture is read
+        from their shapes.
+
+    Raises:
+        ValueError: If the file is damaged, holds code, or is of another model.
+    """
+    if path.suffix == ".safetensors":
+        weights = _safetensors(path)
+    else:
+        content = load(path)
+        ours = {"state_dict", "hyper_parameters"} <= content.keys()
+        weights = (_lightning if ours else _official)(content, path)
+    _make_constant(weights)
+    return weights
+
+
+def _make_constant(weights: Weights) -> None:
+    """Replace numbers of long skips that older versions learned as functions of t by their means.
+
+    They were cosine series inside the sigmoid: raw[0] + sum over k of raw[k] cos(pi k t).
+    """
+    for name, raw in weights.tensors.items():
+        if name.endswith(".raw") and ".learned." in name and raw.ndim == 1 and len(raw) > 1:
+            t = torch.linspace(0, 1, 65, dtype=torch.float64)
+            series = torch.cos(math.pi * t[:, None] * torch.arange(len(raw))) @ raw.double()
+            mean = torch.logit(torch.trapezoid(series.sigmoid(), t), eps=1e-6)
+            weights.tensors[name] = mean.to(raw.dtype)[None]
+            print(f"note: {name} was a function of t; its mean is used", file=sys.stderr)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Open a file of torch as plain data.
+
+    Raises:
+        ValueError: If it is damaged, holds code, or is no dictionary.
+        OSError: If it cannot be read.
+    """
+    path.open("rb").close()  # below, an OSError is what torch makes of some damaged files
+    try:
+        mmap = zipfile.is_zipfile(path)  # files of before torch 1.6 are none
+        with warnings.catch_warnings(action="ignore"):  # the error says it in one line
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception:  # a damaged file may end in any
+        raise InputError(
+            f"checkpoint {path} is refused: it is damaged, no checkpoint, or has code inside"
+        ) from None
+    if not isinstance(content, dict):
+        raise InputError(f"checkpoint {path} has no weights: it is a {type(content).__name__}")
+    return content
+
+
+def uvit_arguments(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of ``UViT`` from hyper-parameters; what they do not name has its default."""
+    parameters = inspect.signature(UViT).parameters
+    return {name: hyper_parameters.get(name, p.default) for name, p in parameters.items()}
+
+
+def resize_positions(weights: Weights, img_size: int) -> None:
+    """Make the weights those of a model of another image size.
+
+    The position embeddings of the patches are interpolated (bicubic) on their grid. Learned
+    cutoffs keep their value, a fraction of Nyquist, where the new grid has it in its bounds.
+
+    Args:
+        weights: Changed in place.
+        img_size: Height and width of the images, or of the latents.
+
+    Raises:
+        ValueError: If it is no multiple of the patch size.
+    """
+    patch = weights.arguments["patch_size"]
+    if img_size < patch or img_size % patch:
+        raise InputError(f"img_size is {img_size}; accepted: a positive multiple of {patch}")
+    old, new = weights.arguments["img_size"] // patch, img_size // patch
+    positions = weights.tensors["pos_embed"]
+    prefix, patches = positions[:, : -(old**2)], positions[:, -(old**2) :]
+    grid = patches.float().transpose(1, 2).unflatten(2, (old, old))
+    grid = F.interpolate(grid, size=(new, new), mode="bicubic")
+    patches = grid.flatten(2).transpose(1, 2).to(positions.dtype)
+    weights.tensors["pos_embed"] = torch.cat([prefix, patches], dim=1)
+    weights.arguments["img_size"] = img_size
+    for name, raw in weights.tensors.items():
+        if name.endswith(".learned.cutoff.raw"):
+            low, high = 1 / old, MAX_FREQUENCY  # as SkipModulation bounds it, from half a bin
+            cutoff = low + (high - low) * torch.sigmoid(raw)
+            share = (cutoff - 1 / new) / (high - 1 / new)
+            weights.tensors[name] = torch.logit(share, eps=1e-3)
+            weights.arguments["cutoff"] = max(weights.arguments["cutoff"], 1.01 / new)
+
+
+def check_tensors(weights: Weights, path: Path) -> None:
+    """Compare names and shapes with those of the U-ViT of the arguments, and look for nan.
+
+    Raises:
+        ValueError: If some differ, or are not finite; it names them.
+    """
+    try:
+        with torch.device("meta"):
+            expected = {k: v.shape for k, v in UViT(**weights.arguments).state_dict().items()}
+    except TypeError as error:
+        raise InputError(f"the arguments of {path} do not fit this version: {error}") from None
+    found = {name: tensor.shape for name, tensor in weights.tensors.items()}
+    problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
+    problems += [f"{name} is too much" for name in found.keys() - expected.keys()]
+    problems += [
+        f"{name} is {tuple(found[name])} instead of {tuple(expected[name])}"
+        for name in expected.keys() & found.keys()
+        if found[name] != expected[name]
+    ]
+    problems += [
+        f"{name} is not finite" for name, v in weights.tensors.items() if not v.isfinite().all()
+    ]
+    if problems:
+        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise InputError(
+            f"the tensors of {path} are no U-ViT: {', '.join(sorted(problems)[:3])}{more}"
+        )
+
+
+def _lightning(content: dict[str, Any], path: Path) -> Weights:
+    """Weights of a checkpoint of train.py."""
+    hyper_parameters = content["hyper_parameters"]
+    prefix = "denoiser.backbone."
+    try:
+        return Weights(
+            _tensors({k.removeprefix(prefix): v for k, v in content["state_dict"].items()}, path),
+            uvit_arguments(hyper_parameters),
+            hyper_parameters["schedule"],
+            hyper_parameters["prediction"],
+            list(content.get("ImageData", {}).get("class_names", [])),
+            hyper_parameters["class_dropout"] > 0,
+            int(content["global_step"]),
+            dict(content.get("datamodule_hyper_parameters", {})),
+            skips=str(hyper_parameters.get("skips", "all")),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"checkpoint {path} was not written by train.py ({error})") from None
+
+
+def _tensors(content: dict[Any, Any], path: Path) -> dict[str, Tensor]:
+    """The content itself.
+
+    Raises:
+        ValueError: If it is not names and tensors.
+    """
+    for name, value in content.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            raise InputError(f"{path} is no state dict: {name!r} is a {type(value).__name__}")
+    return dict(content)
+
+
+def _safetensors(path: Path) -> Weights:
+    """Weights of a file of ``write_safetensors``, or of tensors alone."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"checkpoint {path} is refused: it is damaged ({error})") from None
+    if "uvit_lit" not in metadata:
+        return _official(tensors, path)
+    try:
+        card = json.loads(metadata["uvit_lit"])
+        card["arguments"] = uvit_arguments(card["arguments"])
+        card["class_names"] = list(card["class_names"])
+        card["skips"] = str(card.get("skips", "all"))
+        return Weights(tensors, **card)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"checkpoint {path} does not say its architecture ({type(error).__name__})"
+        ) from None
+
+
+def _official(content: dict[str, Any], path: Path) -> Weights:
+    """Weights of the official code, the architecture from the shapes."""
+    tensors = _tensors(content, path)
+    needed = {"patch_embed.proj.weight": 4, "pos_embed": 3, "in_blocks.0.mlp.fc1.weight": 2,
+              "decoder_pred.weight": 2}  # fmt: skip
+    missing = [n for n, axes in needed.items() if n not in tensors or tensors[n].ndim != axes]
+    if missing:
+        some = ", ".join(list(tensors)[:3])
+        raise InputError(f"{path} is no U-ViT: it lacks {', '.join(missing)} and has {some}, ...")
+    dim, channels, patch = tensors["patch_embed.proj.weight"].shape[:3]
+    rows = len(tensors["label_emb.weight"]) if "label_emb.weight" in tensors else 0
+    has_null = rows > 0 and rows not in WITHOUT_NULL_CLASS
+    prefix = 2 if rows else 1
+    arguments = uvit_arguments({
+        "img_size": patch * round(max(tensors["pos_embed"].shape[1] - prefix, 1) ** 0.5),
+        "patch_size": patch,
+        "in_chans": channels,
+        "embed_dim": dim,
+        "depth": 2 * len({name.split(".")[1] for name in tensors if name.startswith("in_blocks")}),
+        "num_heads": PUBLISHED_HEADS.get(dim),
+        "mlp_ratio": len(tensors["in_blocks.0.mlp.fc1.weight"]) / dim,
+        "qkv_bias": "in_blocks.0.attn.qkv.bias" in tensors,
+        "num_classes": rows - has_null,
+        "mlp_time_embed": "time_embed.0.weight" in tensors,
+        "conv": "final_layer.weight" in tensors,
+    })  # fmt: skip
+    if rows and not has_null:  # the row is there, and nothing uses it
+        labels = tensors["label_emb.weight"]
+        tensors["label_emb.weight"] = torch.cat([labels, torch.zeros_like(labels[:1])])
+    return Weights(tensors, arguments, None, None, [], has_null)
+
+
+def published_schedule(embed_dim: int) -> str:
+    """Schedule of the published model of this width: Stable Diffusion's for H/2, else VP-SDE."""
+    return "sd" if embed_dim == 1152 else "vp"
+
+
+def write_safetensors(weights: Weights, path: Path) -> None:
+    """Write tensors, architecture, filters, schedule, classes and licence into one file.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
+    write(path, save(tensors, {"format": "pt", "uvit_lit": json.dumps(weights.metadata())}))
+
+
+def write_official(weights: Weights, path: Path) -> None:
+    """Write a state dict that the official code loads.
+
+    It holds tensors alone; a line on stderr says what is lost.
+
+    Raises:
+        ValueError: If the network does not predict the noise, as all official models do.
+        OSError: If it cannot be written.
+    """
+    arguments, classes = weights.arguments, weights.arguments["num_classes"]
+    dim, heads = arguments["embed_dim"], arguments["num_heads"]
+    if weights.prediction != "eps":
+        raise InputError(
+            f"the network predicts {weights.prediction}; accepted in the official layout: eps"
+        )
+    lost = []
+    if arguments["filter"] != "none" or arguments["b"] != 1 or arguments["learn_b"]:
+        lost.append(f"filter {arguments['filter']}, b {arguments['b']} (it is another function)")
+    if heads != PUBLISHED_HEADS.get(dim):
+        lost.append(f"{heads} heads")
+    if weights.schedule != published_schedule(dim):
+        lost.append(f"schedule {weights.schedule}")
+    tensors = {k: v.clone() for k, v in weights.tensors.items() if ".learned." not in k}
+    drop_null = bool(classes) and not weights.can_guide and classes in WITHOUT_NULL_CLASS
+    if drop_null:
+        tensors["label_emb.weight"] = tensors["label_emb.weight"][:-1].clone()
+    elif classes and (not weights.can_guide or classes + 1 in WITHOUT_NULL_CLASS):
+        lost.append(f"that of {classes + 1} rows the last is no class")
+    if classes and weights.class_names != class_names(classes):
+        lost.append("class names")
+    if weights.skips != "all":
+        lost.append(f"skips {weights.skips}")
+    if weights.licence:
+        lost.append(f"licence {weights.licence}")
+    if lost:
+        print(f"note: the official layout has no place for {', '.join(lost)}", file=sys.stderr)
+    write_torch(path, tensors)
+
+
+SKIP_ARGUMENTS = {
+    "filter", "s", "cutoff", "order", "ripple", "attenuation",
+    "b", "b_channels", "learn_b", "grad_checkpoint", "img_size",
+}  # fmt: skip
+"""Arguments of ``UViT`` that may differ between a model and the weights it starts from."""
+
+
+def initialise(denoiser: Denoiser, arguments: dict[str, Any], path: Path) -> None:
+    """Put the averaged weights of a checkpoint into a denoiser.
+
+    What its long skips have learned is taken over where this denoiser learns the same: s and
+    cutoff of the same low-pass, and b. Where the checkpoint's skips did something that this
+    denoiser does not start with, a line on stderr says so. Position embeddings of another image
+    size are interpolated. What an official file does not say (heads, schedule, prediction) is
+    taken to be as here.
+
+    Args:
+        denoiser: Of the same architecture, schedule and prediction; its skips may differ.
+        arguments: Those of its ``UViT``, from ``uvit_arguments``.
+        path: What ``read_weights`` reads.
+
+    Raises:
+        ValueError: If the file is damaged or holds code, or is of another model.
+    """
+    weights = read_weights(path)
+    there = {
+        **weights.arguments, "schedule": weights.schedule, "prediction": weights.prediction
+    }  # fmt: skip
+    here = {
+        **arguments, "schedule": denoiser.schedule.name, "prediction": denoiser.prediction
+    }  # fmt: skip
+    assumed = {"num_heads"} if weights.schedule is None else set()
+    for name in sorted(here.keys() - SKIP_ARGUMENTS - assumed):
+        if there[name] is not None and here[name] != there[name]:
+            raise InputError(f"{name} is {here[name]} here and {there[name]} in {path}")
+    weights.arguments["num_heads"] = arguments["num_heads"]
+    check_tensors(weights, path)
+    if weights.arguments["img_size"] != arguments["img_size"]:
+        resize_positions(weights, arguments["img_size"])
+    same_design = all(here[n] == there[n] for n in ("filter", "order", "ripple", "attenuation"))
+    own, tensors = denoiser.backbone.state_dict(), weights.tensors
+    for name in [name for name in tensors if ".learned." in name]:
+        value = tensors.pop(name)
+        if name in own and (same_design or name.endswith(".b.raw")):
+            tensors[name] = value
+    denoiser.backbone.load_state_dict(tensors, strict=False)
+    if not _keeps_its_skips(there, here, same_design):
+        print(
+            f"note: the long skips of {path} had filter {there['filter']}, b {there['b']}; this "
+            f"run starts with filter {here['filter']}, b {here['b']}, as another function",
+            file=sys.stderr,
+        )
+
+
+def _keeps_its_skips(there: dict[str, Any], here: dict[str, Any], same_design: bool) -> bool:
+    """Whether what the skips did is done again, or was nothing."""
+    filter_kept = there["filter"] == "none" or (
+        same_design
+        and (there["filter"] in PROTOTYPES or all(here[n] == there[n] for n in ("s", "cutoff")))
+    )
+    b_was_1 = there["b"] == 1 and not there["learn_b"]
+    b_kept = b_was_1 or (
+        here["b_channels"] == there["b_channels"]
+        and here["learn_b"] == there["learn_b"]
+        and (here["learn_b"] or here["b"] == there["b"])
+    )
+    return filter_kept and b_kept
