@@ -73,7 +73,7 @@ def main():
                 differences[case] = float((images - reference).norm() / reference.norm())
 
     def row(case, name, steps, precision):
-        cells = [name, steps, precision, count_calls(model.denoiser, name, steps)]
+        cells = [name, steps, precision, count_calls(model.denoiser.schedule, name, steps)]
         if args.rounds:
             ratios = timing.ratios(seconds["ddim"], seconds[case])
             cells += [timing.spread(seconds[case]), timing.spread(ratios, 1)]

@@ -96,7 +96,7 @@ def test_ddim_is_that_of_diffusers(network):
     x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(7))[None]
     with torch.inference_mode():
         for n in scheduler.timesteps:
-            output = network(x, (n.float()[None] + 1) / 1000)
+            output = network.predict(x, (n.float()[None] + 1) / 1000)
             x = scheduler.step(output, n, x).prev_sample
     own = sample(network, SHAPE, [7], solver="ddim", steps=20)
     torch.testing.assert_close(own, x, atol=2e-4, rtol=2e-4)

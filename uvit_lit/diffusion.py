@@ -123,8 +123,8 @@ class Schedule:
         return -torch.expm1(2 * self.log_alpha(steps).diff())
 
 
-PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
-"""What the network predicts: our name and the one that diffusers has for it."""
+PREDICTIONS = ("eps", "x0", "v")
+"""What the network predicts: the noise, the image, or alpha eps - sigma x_0 (Salimans and Ho)."""
 
 
 def _per_image(values: Tensor, like: Tensor) -> Tensor:
@@ -133,13 +133,12 @@ def _per_image(values: Tensor, like: Tensor) -> Tensor:
 
 
 class Denoiser(nn.Module):
-    """A network that knows at which time it looks at how much noise.
+    """A backbone with its noise schedule: noisy image in, clean image out.
 
     Args:
         backbone: Module called as ``backbone(x_t, timesteps, y)``.
         schedule: Name of the noise schedule, one of ``uvit_lit.diffusion.SCHEDULES``.
-        prediction: What the backbone predicts: ``eps`` (the noise), ``x0`` (the image) or ``v``
-            (alpha eps - sigma x_0; Salimans and Ho 2022).
+        prediction: Output of the backbone, one of ``PREDICTIONS``.
 
     Raises:
         ValueError: If the schedule or the prediction is unknown.
@@ -154,7 +153,7 @@ class Denoiser(nn.Module):
         self.prediction = prediction
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """Predict eps, x0 or v.
+        """Estimate the clean image.
 
         Args:
             x_t: (batch, channels, height, width) noisy images.
@@ -162,8 +161,18 @@ class Denoiser(nn.Module):
             y: (batch,) labels, or None for no class.
 
         Returns:
-            The prediction, of the shape of ``x_t``.
+            The estimate of x_0, of the shape of ``x_t``, float32.
         """
+        output = self.predict(x_t, t, y).float()
+        if self.prediction == "x0":
+            return output
+        alpha, sigma = (_per_image(v, x_t) for v in self.schedule.alpha_sigma(t))
+        if self.prediction == "v":
+            return alpha * x_t - sigma * output
+        return (x_t - sigma * output) / alpha
+
+    def predict(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """Output of the backbone, which the loss compares with ``target``; arguments as above."""
         return self.backbone(x_t, t * self.schedule.time_scale, y)
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
@@ -172,7 +181,7 @@ class Denoiser(nn.Module):
         return alpha * x0 + sigma * eps
 
     def target(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """What a perfect network would predict for this image, noise and time."""
+        """The output of a perfect backbone for this image, noise and time."""
         if self.prediction == "eps":
             return eps
         if self.prediction == "x0":
@@ -192,7 +201,7 @@ class Denoiser(nn.Module):
         Returns:
             (batch,) float32.
         """
-        prediction = self(self.add_noise(x0, eps, t), t, y)
+        prediction = self.predict(self.add_noise(x0, eps, t), t, y)
         return (prediction.float() - self.target(x0, eps, t)).square().flatten(1).mean(1)
 
     def velocity_weight(self, t: Tensor) -> Tensor:
@@ -245,29 +254,3 @@ class Denoiser(nn.Module):
             scale = self.schedule.time_scale / STEPS  # of t as the long skips see it
             window = Window(t_range[0] * scale, t_range[1] * scale, t_fade * scale)
         override_skips(self.backbone.long_skips, window=window, **overrides)
-
-
-class Guided(nn.Module):
-    """Classifier-free guidance: a denoiser around a denoiser (Ho and Salimans 2022).
-
-    The prediction is uncond + scale * (cond - uncond): 1 is the conditional model, 0 the
-    unconditional one. Both are computed in one batch.
-
-    Args:
-        denoiser: A conditional denoiser trained with class dropout.
-        scale: Guidance scale.
-    """
-
-    def __init__(self, denoiser: Denoiser, scale: float) -> None:
-        super().__init__()
-        self.denoiser = denoiser
-        self.scale = scale
-        self.schedule = denoiser.schedule
-        self.prediction = denoiser.prediction
-
-    def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """Predict with guidance; the arguments and the result are those of ``Denoiser``."""
-        null = torch.full_like(y, self.denoiser.backbone.null_class)
-        both = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([y, null]))
-        conditional, unconditional = both.float().chunk(2)  # rounding would be scaled as well
-        return torch.lerp(unconditional, conditional, self.scale)

@@ -15,17 +15,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from uvit_lit.diffusion import Guided
 from uvit_lit.distributed import Devices, choose_device, count_devices
 from uvit_lit.errors import InputError
 from uvit_lit.files import file_hash
+from uvit_lit.guidance import Guided
 from uvit_lit.latents import Autoencoder, check_latents, load_autoencoder
 from uvit_lit.model import Model, load_model
 from uvit_lit.sampling import (
     autocast,
     check_seeds,
-    check_solver,
+    check_steps,
     count_calls,
+    find_solver,
     sample,
     to_uint8,
 )
@@ -187,7 +188,8 @@ class Generation:
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning, and what the model cannot do."""
-        check_solver(self.solver, self.steps)
+        find_solver(self.solver)
+        check_steps(self.steps)
         for name, number in (("n", len(self.seeds)), ("batch_size", self.batch_size)):
             if number < 1:
                 raise InputError(f"{name} is {number}; accepted: at least 1")
@@ -302,7 +304,7 @@ class Generation:
     @property
     def calls(self) -> int:
         """How often the solver calls the network for one image."""
-        return count_calls(self.model.denoiser, self.solver, self.steps)
+        return count_calls(self.model.denoiser.schedule, self.solver, self.steps)
 
     def run(self, bar: tqdm) -> Tensor:
         """Generate the images: (images, channels, height, width) uint8, in every process."""

@@ -1,7 +1,8 @@
 """Noise to images: one seed per image, the solvers of diffusers, a progress bar."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -9,8 +10,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from uvit_lit.diffusion import PREDICTIONS, STEPS, Denoiser, Guided, Schedule
+from uvit_lit.diffusion import STEPS, Denoiser, Schedule
 from uvit_lit.errors import InputError
+from uvit_lit.guidance import Guided
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""The clean images of noisy images (batch, channels, height, width) at a time, a scalar tensor."""
+
+Solver = Callable[[Denoise, Tensor, Schedule, int, list[torch.Generator]], Tensor]
+"""``solver(denoise, noise, schedule, steps, generators)`` gives the images of standard normal noise
+in float32; a stochastic solver draws from the generators, one per image."""
 
 _LOG_SNR = {"use_exponential_sigmas": True}  # steps of equal size in log(sigma / alpha)
 SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -57,10 +66,29 @@ def autocast(device: torch.device | str, precision: str) -> torch.autocast:
     return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None)
 
 
-def check_solver(name: str, steps: int) -> None:
-    """Raise a ``ValueError`` unless the solver is known and the number of steps in 1 to 1000."""
-    if name not in SOLVERS:
-        raise InputError(f"solver is {name!r}; accepted: {', '.join(SOLVERS)}")
+def find_solver(name: str | Solver) -> Solver:
+    """The solver of a name of ``SOLVERS``, or a function of one's own as ``module:function``.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if callable(name):
+        return name
+    if name in SOLVERS:
+        return partial(diffusers_solver, name)
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError):
+        found = None
+    if ":" not in name or not callable(found):
+        accepted = f"{', '.join(SOLVERS)}, or module:function of your own"
+        raise InputError(f"solver is {name!r}; accepted: {accepted}")
+    return found
+
+
+def check_steps(steps: int) -> None:
+    """Raise a ``ValueError`` unless the number of steps is in 1 to 1000."""
     if not 1 <= steps <= STEPS:
         raise InputError(f"steps is {steps}; accepted: 1 to {STEPS}")
 
@@ -72,30 +100,26 @@ def check_seeds(seeds: Sequence[int]) -> None:
         raise InputError(f"seed is {wrong}; accepted: 0 to below 2^32, for every image")
 
 
-def make_solver(name: str, model: Denoiser | Guided, steps: int) -> Any:
-    """Set up a diffusers scheduler on the schedule and the prediction of a model.
+def make_scheduler(name: str, schedule: Schedule, steps: int) -> Any:
+    """Set up a scheduler of diffusers on a noise schedule.
 
     Args:
         name: One of ``SOLVERS``.
-        model: The denoiser that it will drive.
+        schedule: The noise schedule of the denoiser.
         steps: Number of steps, 1 to 1000 (Heun calls the network twice in each but the last).
 
     Returns:
-        The scheduler, with its time steps set.
-
-    Raises:
-        ValueError: If the solver is unknown or the number of steps outside its range.
+        The scheduler, with its time steps set; it takes clean images.
     """
-    check_solver(name, steps)
     class_name, options = SOLVERS[name]
-    betas = model.schedule.betas()
+    betas = schedule.betas()
     if options.items() >= _LOG_SNR.items():
         remains = (-betas).log1p().cumsum(0).exp()  # alpha^2 = 1 / (1 + (sigma / alpha)^2)
         betas = betas[remains > 1 / (1 + PURE_NOISE**2)]
     scheduler = getattr(importlib.import_module("diffusers"), class_name)(
         num_train_timesteps=len(betas),
         trained_betas=betas.numpy(),
-        prediction_type=PREDICTIONS[model.prediction],
+        prediction_type="sample",
         **options,
     )
     scheduler.set_timesteps(steps)
@@ -104,9 +128,37 @@ def make_solver(name: str, model: Denoiser | Guided, steps: int) -> Any:
     return scheduler
 
 
-def count_calls(model: Denoiser | Guided, solver: str, steps: int) -> int:
-    """How often a solver calls the network for one image."""
-    return len(make_solver(solver, model, steps).timesteps)
+def diffusers_solver(
+    name: str,
+    denoise: Denoise,
+    noise: Tensor,
+    schedule: Schedule,
+    steps: int,
+    generators: list[torch.Generator],
+) -> Tensor:
+    """Solve with a scheduler of diffusers: a ``Solver`` for every name of ``SOLVERS``."""
+    scheduler = make_scheduler(name, schedule, steps)
+    extra = {"generator": generators} if name in STOCHASTIC else {}
+    x = noise * scheduler.init_noise_sigma
+    for n, t in zip(scheduler.timesteps, call_times(scheduler, schedule), strict=True):
+        clean = denoise(scheduler.scale_model_input(x, n), t)
+        x = scheduler.step(clean, n, x, **extra).prev_sample
+    return x
+
+
+def call_times(scheduler: Any, schedule: Schedule) -> Tensor:
+    """Time of every call of the network, float32."""
+    steps = scheduler.timesteps
+    if not hasattr(scheduler, "sigmas"):
+        return (steps.float() + 1) / STEPS  # index n of the table
+    return schedule.time_of(scheduler.sigmas[: len(steps)]).float()  # not rounded to an index
+
+
+def count_calls(schedule: Schedule, solver: str | Solver, steps: int) -> int:
+    """How often a solver calls the network for one image; once a step for one of your own."""
+    if solver not in SOLVERS:
+        return steps
+    return len(make_scheduler(str(solver), schedule, steps).timesteps)
 
 
 @torch.inference_mode()
@@ -116,7 +168,7 @@ def sample(
     seeds: list[int],
     labels: list[int] | None = None,
     *,
-    solver: str = "dpmpp",
+    solver: str | Solver = "dpmpp",
     steps: int = 25,
     precision: str = "32-true",
     batch_size: int = 64,
@@ -134,7 +186,7 @@ def sample(
         shape: Channels, height and width.
         seeds: One per image, 0 to below 2^32.
         labels: One per image; None for no class.
-        solver: One of ``SOLVERS``.
+        solver: As ``find_solver`` takes it.
         steps: Steps of the solver, 1 to 1000.
         precision: Of the network, one of ``PRECISIONS``; the solver computes in float32.
         batch_size: Images that go through the network at once.
@@ -148,25 +200,23 @@ def sample(
         ValueError: If the seeds, the solver, the steps or the precision are not accepted.
     """
     check_seeds(seeds)
+    check_steps(steps)
+    solve = find_solver(solver)
     images = []
-    with autocast(device, precision):
-        for start in range(0, len(seeds), batch_size):
-            chosen = slice(start, start + batch_size)
-            generators = [torch.Generator().manual_seed(seed) for seed in seeds[chosen]]
-            x = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
-            y = None if labels is None else torch.tensor(labels[chosen], device=device)
-            scheduler = make_solver(solver, model, steps)
-            noise = {"generator": generators} if solver in STOCHASTIC else {}
-            x = x * scheduler.init_noise_sigma
-            times = _times(scheduler, model.schedule).to(device)
-            for n, t in zip(scheduler.timesteps, times, strict=True):
-                noisy = scheduler.scale_model_input(x, n)
-                output = model(noisy, t.expand(len(x)), y).float()
-                with autocast(device, "32-true"):
-                    x = scheduler.step(output, n, x, **noise).prev_sample
-                if bar is not None:
-                    bar.update(len(x))
-            images.append(x.cpu())
+    for start in range(0, len(seeds), batch_size):
+        chosen = slice(start, start + batch_size)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds[chosen]]
+        noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
+        y = None if labels is None else torch.tensor(labels[chosen], device=device)
+
+        def denoise(x_t: Tensor, t: Tensor, y: Tensor | None = y) -> Tensor:
+            with autocast(device, precision):
+                clean = model(x_t, t.to(x_t.device, torch.float32).expand(len(x_t)), y)
+            if bar is not None:
+                bar.update(len(x_t))
+            return clean
+
+        images.append(solve(denoise, noise, model.schedule, steps, generators).cpu())
     return torch.cat(images)
 
 
@@ -241,26 +291,13 @@ def _ddim_step(model: Denoiser, x: Tensor, y: Tensor | None, now: Tensor, then: 
     The network is asked at the noisier of the two times, so that a step and its inverse agree.
     """
     noisier = torch.maximum(now, then)
-    output = model(x, noisier.float().expand(len(x)).to(x.device), y).float()
+    clean = model(x, noisier.float().expand(len(x)).to(x.device), y)
     alpha, sigma = (float(v) for v in model.schedule.alpha_sigma(noisier))
-    if model.prediction == "x0":
-        eps = (x - alpha * output) / sigma
-    elif model.prediction == "v":
-        eps = alpha * output + sigma * x
-    else:
-        eps = output
+    eps = (x - alpha * clean) / sigma
     (alpha, sigma), (new_alpha, new_sigma) = (
         (float(v) for v in model.schedule.alpha_sigma(t)) for t in (now, then)
     )
     return new_alpha * (x - sigma * eps) / alpha + new_sigma * eps
-
-
-def _times(scheduler: Any, schedule: Schedule) -> Tensor:
-    """Time of every call of the network, float32."""
-    steps = scheduler.timesteps
-    if not hasattr(scheduler, "sigmas"):
-        return (steps.float() + 1) / STEPS  # index n of the table
-    return schedule.time_of(scheduler.sigmas[: len(steps)]).float()  # not rounded to an index
 
 
 def to_uint8(images: Tensor) -> Tensor:

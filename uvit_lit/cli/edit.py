@@ -89,10 +89,10 @@ def main(arguments: list[str] | None = None) -> None:
     from uvit_lit.generation import choose_labels, describe, find_autoencoder, set_skips, stem_of
     from uvit_lit.latents import check_latents
     from uvit_lit.model import load_model
-    from uvit_lit.sampling import check_solver, invert, regenerate, to_uint8
+    from uvit_lit.sampling import check_steps, invert, regenerate, to_uint8
 
     with checked_input():
-        check_solver("ddim", args.steps)
+        check_steps(args.steps)
         if not 0 < args.t_min < 1:
             raise InputError(f"t_min is {args.t_min}; accepted: between 0 and 1")
         device = choose_device(args.device)

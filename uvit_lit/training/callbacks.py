@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from uvit_lit.errors import InputError
 from uvit_lit.plots import plot_gains, plot_spectra
-from uvit_lit.sampling import check_seeds, check_solver, sample, to_uint8
+from uvit_lit.sampling import check_seeds, check_steps, find_solver, sample, to_uint8
 from uvit_lit.skips import SkipModulation
 from uvit_lit.training.module import DiffusionModule
 from uvit_lit.training.steps import StepCallback, is_due, is_logged
@@ -218,7 +218,8 @@ class SampleGrid(StepCallback):
                 "accepted: at least 1"
             )
         check_seeds(range(seed, seed + count))
-        check_solver(solver, steps)
+        find_solver(solver)
+        check_steps(steps)
         self.every_n_steps, self.columns = every_n_steps, columns
         self.count, self.seed, self.solver, self.steps = count, seed, solver, steps
 
