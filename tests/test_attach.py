@@ -79,8 +79,8 @@ def test_it_is_on_a_uvit_what_the_skips_of_the_uvit_are(override, num_classes):
     with modulate(network, **override):
         attached = call(network)
     assert torch.equal(call(network), plain)
-    Denoiser(network).set_skips(**override)
-    torch.testing.assert_close(attached, call(network), atol=1e-6, rtol=1e-5)
+    with Denoiser(network).skips(**override):
+        torch.testing.assert_close(attached, call(network), atol=1e-6, rtol=1e-5)
     assert (attached - plain).abs().max() > 1e-3
 
 

@@ -59,8 +59,11 @@ def test_unknown_prediction():
 
 
 def test_a_window_outside_0_to_1_is_named():
-    with pytest.raises(ValueError, match=r"t_range is 0.5,0.2"):
-        Denoiser(Recorder()).set_skips(s=0.5, t_range=(0.5, 0.2))
+    with (
+        pytest.raises(ValueError, match=r"t_range is 0.5,0.2"),
+        Denoiser(Recorder()).skips(s=0.5, t_range=(0.5, 0.2)),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)

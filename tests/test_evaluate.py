@@ -17,6 +17,7 @@ from uvit_lit.data.folder import load_folder
 from uvit_lit.data.shapes import draw_shapes
 from uvit_lit.detail import band_decibels, estimate
 from uvit_lit.distributed import Devices
+from uvit_lit.errors import InputError
 from uvit_lit.evaluation.distances import KEPT, Distances, Reference
 from uvit_lit.evaluation.features import Features, load_features
 from uvit_lit.generation import Generation, draw_labels
@@ -152,7 +153,8 @@ def test_names_say_the_features_and_differences_are_paired(run):
     difference = low[f"{kid}, difference"]
     assert difference["mean"] == pytest.approx(low[kid]["mean"] - neutral[kid]["mean"])
     assert difference["low"] < difference["mean"] < difference["high"]
-    assert (report["images"], report["first_seed"], report["steps"]) == (12, 0, 2)
+    sampling = report["sampling"]
+    assert (sampling["n"], sampling["seed"], sampling["steps"]) == (12, 0, 2)
     assert len(report["checkpoint_sha256"]) == 64
 
 
@@ -160,7 +162,7 @@ def test_without_s_and_b_the_model_is_measured_as_it_was_trained(run, folder):
     train.main(train_arguments(folder, filter="step", model__s=0.3, trainer__max_steps=1))
     last = folder.parent / "runs" / "tiny" / "version_0" / "checkpoints" / "last.ckpt"
     (plain,) = run("--ckpt", str(last), "--metrics", "detail")["results"]
-    assert plain["cell"] == dict.fromkeys(("filter", "cutoff", "s", "b"))
+    assert plain["cell"] == {}
     report = run("--ckpt", str(last), "--s", "trained,0.3,1", "--metrics", "detail")
     trained, same, without = (result["values"] for result in report["results"])
     assert trained["total_variation"] == plain["values"]["total_variation"]
@@ -210,29 +212,30 @@ def test_other_statistics_under_the_same_name_are_measured_anew(run, tmp_path):
 def test_other_skips_are_another_evaluation(run):
     given = (["--skips", "inner"], ["--skips", "0,1"], [])
     inner, both, default = (run("--metrics", "detail", "--s", "0.2", *skips) for skips in given)
-    assert (inner.pop("skips"), both["skips"]) == ([1], [0, 1])
-    assert both == default
-    assert both.pop("results") != inner.pop("results")
+    assert (inner["skips"], both["skips"], default["default_skips"]) == ("inner", "0,1", "all")
+    assert both["results"] == default["results"] != inner["results"]
 
 
 def test_an_interrupted_evaluation_goes_on(run, monkeypatch, tmp_path):
     whole = run("--metrics", METRICS, "--n", "20")
-    monkeypatch.setattr(evaluate, "SAVE_EVERY", 1)
-    original, calls = Generation.run, []
+    monkeypatch.setattr("uvit_lit.evaluation.evaluate.SAVE_EVERY", 1)
+    original, firsts = Generation.stream, []
 
-    def interrupted(self, bar):
-        calls.append(self.seeds)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return original(self, bar)
+    def interrupted(self, bar, first):
+        for number, images in enumerate(original(self, bar, first)):
+            if len(firsts) == 0 and number == 2:
+                firsts.append(first)
+                raise KeyboardInterrupt
+            yield images
+        firsts.append(first)
 
-    monkeypatch.setattr(Generation, "run", interrupted)
+    monkeypatch.setattr(Generation, "stream", interrupted)
     for path in (tmp_path / "out").rglob("*.state"):
         path.unlink()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="130"):
         run("--metrics", METRICS, "--n", "20")
     assert run("--metrics", METRICS, "--n", "20") == whole
-    assert [seeds[0] for seeds in calls] == [0, 5, 10, 10, 15]
+    assert firsts == [0, 10]
 
 
 @pytest.mark.parametrize(
@@ -289,7 +292,7 @@ def test_the_directory_of_other_data_is_not_taken(run, trained, monkeypatch):
 
     def stub(name, root, **_):
         roots.append(root)
-        raise ValueError("no data")
+        raise InputError("no data")
 
     monkeypatch.setattr("uvit_lit.evaluation.reference.ImageData", stub)
     for arguments in ([], ["--data", "cifar10"]):

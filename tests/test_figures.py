@@ -168,7 +168,7 @@ def test_runs_are_compared_in_a_table(trained, capsys, tmp_path):
     for wrong, message in (
         ([str(tmp_path)], "holds no run"),
         ([str(run), "--steps", "8,9"], "logged no training loss at steps 8 to 9"),
-        ([str(run), "--steps", "4"], "steps has 1 values; accepted: two"),
+        ([str(run), "--steps", "4"], "steps is '4'; accepted: 2 numbers"),
     ):
         status, line = error_line(capsys, compare.main, wrong)
         assert status == 2

@@ -421,9 +421,9 @@ def test_a_directory_as_on_the_hub(trained, tmp_path):
 def default_of(path):
     """The default of a model, and the skips that an s without more acts on."""
     model = load_model(path)
-    model.set_skips(s=0.5)
-    chosen = [skip.override is not None for skip in model.denoiser.backbone.long_skips]
-    return model.skips, chosen
+    with model.skips(s=0.5):
+        chosen = [skip.override is not None for skip in model.denoiser.backbone.long_skips]
+    return model.default_skips, chosen
 
 
 def test_a_file_names_the_skips_that_a_single_value_acts_on(trained, tmp_path, capsys):
@@ -452,11 +452,11 @@ def test_the_card_beside_the_weights_of_a_directory_decides(trained, tmp_path, c
     written = card.read_text()
     for value, expected in (("outer", "outer"), ("1", "1"), ("1, 0", "1, 0")):
         card.write_text(written.replace("skips: all", f"skips: {value}"))
-        assert load_model(directory).skips == expected
+        assert load_model(directory).default_skips == expected
     card.write_text(written.replace("skips: all\n", ""))
-    assert load_model(directory).skips == "all"
+    assert load_model(directory).default_skips == "all"
     card.write_text("# A page without a header\n")
-    assert load_model(directory).skips == "all"
+    assert load_model(directory).default_skips == "all"
     for header, message in (("skips: 7", "skips is '7'; accepted: all"), ("a: [", "is not YAML")):
         card.write_text(f"---\n{header}\n---\n")
         status, line = error_line(capsys, sample_main, ["--ckpt", str(directory)])

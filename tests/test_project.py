@@ -99,7 +99,7 @@ def test_a_command_of_the_docs_is_accepted(command, monkeypatch):
         build(monkeypatch, arguments)
     else:
         name = program.removesuffix(".py")
-        importlib.import_module(f"uvit_lit.cli.{name}").build_parser().parse_args(arguments)
+        importlib.import_module(f"uvit_lit.cli.{name}").build_parser().read(arguments)
 
 
 def test_the_python_of_the_readme_runs():

@@ -5,6 +5,7 @@ import math
 import resource
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def test_it_writes_a_grid_that_carries_its_parameters(sample):
     assert grid.name == "tiny_s0.5_b1.3_seed0.png"
     inside = json.loads(Image.open(grid).text["parameters"])
     assert inside == json.loads(grid.with_suffix(".json").read_text())
-    assert inside["seeds"] == [0, 1, 2, 3]
+    assert (inside["seed"], inside["n"], inside["s"]) == (0, 4, 0.5)
     assert inside["labels"] == [0, 1, 0, 1]
     assert inside["training_steps"] == 8
     assert inside["t_range"] == [0.2, 1.0]
@@ -66,10 +67,10 @@ def test_skips_choose_where_a_value_acts_and_a_list_is_for_all(sample, trained):
     inner = sample("--n", "2", "--s", "0", "--skips", "inner", "--npz")
     assert inner.name == "tiny_s0_skips-inner_seed0.png"
     parameters = json.loads(Image.open(inner).text["parameters"])
-    assert parameters["skips"] == [1]
+    assert (parameters["skips"], parameters["acts_on"]) == ("inner", [1])
     assert [skip["s"] for skip in parameters["long_skips"]] == [1, 0]
     listed = sample("--n", "2", "--s", "1,0")
-    assert json.loads(Image.open(listed).text["parameters"])["skips"] == [0, 1]
+    assert json.loads(Image.open(listed).text["parameters"])["acts_on"] == [0, 1]
     assert np.array_equal(pixels(inner), pixels(listed))
     outer, both = (pixels(sample("--n", "2", "--s", "0", "--skips", s)) for s in ("0", "all"))
     assert not np.array_equal(outer, pixels(inner))
@@ -84,11 +85,11 @@ def test_skips_choose_where_a_value_acts_and_a_list_is_for_all(sample, trained):
 def test_the_default_of_the_model_acts_when_nobody_says_which(trained):
     """Before it come the option, a preset that names skips, and a list with a value for each."""
     model = load_model(trained)
-    model.skips = "inner"
+    model.default_skips = "inner"
 
-    def acts_on(*preset, **settings):
-        model.set_skips(*preset, **settings)
-        return [i for i, s in enumerate(model.denoiser.backbone.long_skips) if s.override]
+    def acts_on(preset=None, **settings):
+        with model.skips(preset=preset, **settings):
+            return [i for i, s in enumerate(model.denoiser.backbone.long_skips) if s.override]
 
     assert acts_on(s=0.5) == acts_on("medium") == acts_on("freeu") == acts_on(s=[0.5]) == [1]
     assert acts_on(s=[0.5, 0.5], b=1.2) == acts_on(s=0.5, skips="all") == [0, 1]
@@ -149,7 +150,7 @@ def test_guidance_changes_the_picture(sample):
 
 def test_help_answers_without_heavy_imports():
     code = (
-        "import sys, sample\n"
+        "import sys; from uvit_lit.cli import sample\n"
         "try: sample.main(['--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'numpy', 'diffusers', 'lightning'} & set(sys.modules)\n"
@@ -165,10 +166,10 @@ def test_help_answers_without_heavy_imports():
     ("wrong", "message"),
     [
         (["--s", "-1"], "s is -1.0; accepted"),
-        (["--s", "nan"], "s is nan; accepted"),
+        (["--s", "nan"], "s is 'nan'; accepted"),
         (["--s", "much"], "'much'"),
         (["--b", "-0.5"], "b is -0.5; accepted"),
-        (["--b", "inf"], "b is inf; accepted"),
+        (["--b", "inf"], "b is 'inf'; accepted"),
         (["--s", "0.5", "--cutoff", "0"], "cutoff is 0.0; accepted"),
         (["--s", "0.5", "--cutoff", "2"], "cutoff is 2.0; accepted"),
         (["--s", "0.1,0.2,0.3"], "s has 3 values; accepted: 1 or 2, for the long skips 0,1"),
@@ -181,7 +182,7 @@ def test_help_answers_without_heavy_imports():
         (["--b_channels", "0"], "b_channels is 0.0"),
         (["--filter", "boxcar"], "'boxcar'; accepted: none, step"),
         (["--filter", "none", "--s", "0.5"], "without a filter"),
-        (["--t_range", "0.5"], "t_range has 1 values"),
+        (["--t_range", "0.5"], "t_range is '0.5'; accepted: 2 numbers with a comma"),
         (["--t_range", "0.9,0.1"], "t_range is 0.9,0.1"),
         (["--classes", "dog"], "no class 'dog'; accepted: cat, ship"),
         (["--classes", "2"], "no class '2'"),
@@ -190,12 +191,16 @@ def test_help_answers_without_heavy_imports():
         (["--n", "many"], "'many'"),
         (["--seed", "-1"], "seed is -1"),
         (["--seed", "100000000000000000000"], "below 2^32"),
+        (["--seed", "1e3"], "seed is '1e3'; accepted: a whole number"),
+        (["--t_range", "-1,1"], "t_range is -1,1"),
+        (["--ste", "3"], "unknown option --ste 3"),
+        (["--cfg"], "--cfg has no value; accepted: a number"),
         (["--seed", "4294967280", "--n", "17"], "seed is 4294967296; accepted: 0 to below 2^32"),
         (["--cutoff", "0.5"], "give s as well"),
         (["--batch_size", "0"], "batch_size is 0"),
         (["--solver", "euler"], "'euler'; accepted: ddpm"),
         (["--steps", "0"], "steps is 0; accepted"),
-        (["--precision", "8"], "precision is 8; accepted: 32-true, bf16-mixed, 16-mixed"),
+        (["--precision", "8"], "precision is '8'; accepted: 32-true, bf16-mixed, 16-mixed"),
         (["--device", "abacus"], "'abacus'"),
         (["--ckpt", "gone.ckpt"], "gone.ckpt does not exist"),
         (["--sharpness", "3"], "--sharpness"),
@@ -230,7 +235,7 @@ def test_the_model_in_the_package_is_the_default(tmp_path, capsys, monkeypatch):
     assert image.name == "cifar10_uvit_tiny_s0.5_b1.3_seed0.png"
     parameters = json.loads(image.with_suffix(".json").read_text())
     assert parameters["ckpt"] == "pretrained"
-    assert parameters["skips"] == [3]  # as its card says
+    assert parameters["acts_on"] == [3]  # as its card says
 
 
 def test_a_lack_of_memory_is_one_line(trained, tmp_path, capsys, monkeypatch):
@@ -280,3 +285,52 @@ def test_a_full_disk_leaves_no_half_file(trained, tmp_path, capsys):
 def test_generate_refuses_what_the_command_refuses(trained, wrong, message):
     with pytest.raises(ValueError, match=message):
         generate(load_model(trained), progress=False, **wrong)
+
+
+def test_settings_act_in_their_block_alone(trained):
+    model = load_model(trained)
+    long_skips = model.denoiser.backbone.long_skips
+
+    def in_force():
+        return [(skip.settings, skip.window) for skip in long_skips]
+
+    trained_settings = in_force()
+    with model.skips(s=0.2, t_range=(0.0, 0.9)):
+        outer = in_force()
+        with model.skips(b=1.4):
+            assert in_force() != outer
+        assert in_force() == outer
+        inside = generate(model, 2, steps=4, progress=False)
+        other = generate(model, 2, steps=4, progress=False, s=0.9)
+        assert in_force() == outer
+    assert in_force() == trained_settings
+    as_trained = generate(model, 2, steps=4, progress=False)
+    direct = generate(model, 2, steps=4, progress=False, s=0.2, t_range=(0.0, 0.9))
+    assert in_force() == trained_settings
+    assert torch.equal(inside, direct)
+    assert not torch.equal(inside, as_trained)
+    assert not torch.equal(inside, other)
+    with pytest.raises(ZeroDivisionError), model.skips(s=0.5):
+        1 / 0  # noqa: B018
+    assert in_force() == trained_settings
+
+
+def euler(denoise, noise, schedule, steps, generators):
+    """A solver of one's own: Euler steps of the probability flow, even in t."""
+    x, times = noise, torch.linspace(0.999, 0.001, steps + 1)
+    for now, then in pairwise(times):
+        (alpha, sigma), (new_alpha, new_sigma) = map(schedule.alpha_sigma, (now, then))
+        clean = denoise(x, now)
+        x = new_alpha * clean + new_sigma * (x - alpha * clean) / sigma
+    return x
+
+
+def test_a_solver_of_ones_own_samples(trained, sample):
+    model = load_model(trained)
+    own = generate(model, 2, solver=euler, steps=40, progress=False).int()
+    ddim = generate(model, 2, solver="ddim", steps=40, progress=False).int()
+    assert (own - ddim).abs().float().mean() < 2
+    named = sample("--n", "2", "--solver", "test_sample:euler", "--images", "--npz")
+    with np.load(named.with_suffix(".npz")) as stored:
+        images = torch.from_numpy(stored["images"]).permute(0, 3, 1, 2)
+    assert torch.equal(images, generate(model, 2, solver=euler, steps=3, progress=False))

@@ -100,18 +100,25 @@ def test_other_skips_are_another_sweep(sweep, runs):
     outer, inner, both = (sweep(*arguments, "--skips", s) for s in ("outer", "inner", "all"))
     pictures = {(out / "cells" / "s0.2_b1.png").read_bytes() for out in (outer, inner, both)}
     assert len(pictures) == 3
-    assert sweep(*arguments, "--skips", "1") == inner  # the same skip by its number
-    assert sweep(*arguments) == both
+    assert sweep(*arguments, "--skips", "inner") == inner
     assert len(runs) == 3
 
 
-def test_filters_and_cutoffs_have_figures_of_their_own(sweep):
-    out = sweep("--s", "0.5", "--b", "1", "--filter", "step,butterworth", "--cutoff", "0.3,0.6")
+def test_a_third_option_has_a_figure_for_each_value(sweep):
+    out = sweep("--s", "0.5,1", "--b", "1", "--filter", "step,butterworth", "--cutoff", "0.3,0.6")
     grids = {path.name for path in out.glob("grid*.png")}
-    assert grids == {f"grid_{f}_cutoff{c}.png" for f in ("step", "butterworth")
-                     for c in ("0.3", "0.6")}  # fmt: skip
-    cells = {path.name: path.read_bytes() for path in (out / "cells").iterdir()}
-    assert len(set(cells.values())) == len(cells) == 4
+    assert grids == {"grid_b1_cutoff0.3.png", "grid_b1_cutoff0.6.png"}
+    cells = [Image.open(path).tobytes() for path in (out / "cells").iterdir()]
+    assert len(cells) == 8
+    assert len(set(cells)) == 5  # with s = 1 no filter changes anything
+
+
+def test_any_two_options_make_a_grid(sweep, runs):
+    out = sweep("--s", "1", "--b", "1", "--cfg", "1,2", "--steps", "1,2")
+    assert {path.name for path in out.glob("grid*.png")} == {"grid_s1_b1.png"}
+    names = {path.name for path in (out / "cells").iterdir()}
+    assert names == {f"s1_b1_cfg{cfg}_steps{n}.png" for cfg in (1, 2) for n in (1, 2)}
+    assert len({path.read_bytes() for path in (out / "cells").iterdir()}) == len(runs) == 4
 
 
 @pytest.mark.parametrize(
@@ -120,7 +127,7 @@ def test_filters_and_cutoffs_have_figures_of_their_own(sweep):
         (["--s", "-1"], "s is -1.0"),
         (["--b", "much"], "much"),
         (["--cutoff", "0.5,2"], "cutoff is 2.0"),
-        (["--filter", "step,box"], "filter is 'box'"),
+        (["--filter", "step,box"], "filter is 'step,box'; accepted: none, step"),
         (["--n", "0"], "n is 0"),
         (["--ckpt", "gone.ckpt"], "gone.ckpt does not exist"),
     ],

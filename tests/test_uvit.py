@@ -220,8 +220,8 @@ def test_all_is_every_skip_and_the_default():
     assert torch.equal(outputs[0], outputs[1])
     assert torch.equal(outputs[0], outputs[2])
     assert not torch.equal(outputs[0], outputs[3])
-    Denoiser(model).set_skips(skips="inner", s=0.3, b=1.4)
-    assert torch.equal(model(x, t), outputs[3])
+    with Denoiser(model).skips(skips="inner", s=0.3, b=1.4):
+        assert torch.equal(model(x, t), outputs[3])
 
 
 def test_the_window_selects_images_by_their_time():

@@ -7,7 +7,8 @@ schedule as such a table.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from uvit_lit.errors import InputError
-from uvit_lit.skips import Window, override_skips
+from uvit_lit.skips import Window, skip_settings
 
 STEPS = 1000
 """Number of steps of a discrete schedule, and of every schedule as diffusers sees it."""
@@ -229,19 +230,20 @@ class Denoiser(nn.Module):
             return on_x0 * sigma.square()
         return (on_x0 * (sigma / alpha.clamp_min(1e-6)).square()).clamp(max=400)
 
-    def set_skips(
-        self, t_range: tuple[float, float] | None = None, t_fade: float = 0.0, **overrides: Any
-    ) -> None:
-        """Override s, b and the filter for sampling, without touching the weights.
+    @contextmanager
+    def skips(
+        self, t_range: tuple[float, float] | None = None, t_fade: float = 0.0, **settings: Any
+    ) -> Iterator[None]:
+        """Override s, b and the filter inside a ``with`` block, without touching the weights.
 
         Args:
-            t_range: First and last t in [0, 1] at which the override acts (1 is pure noise, where
+            t_range: First and last t in [0, 1] at which the settings act (1 is pure noise, where
                 sampling begins). None means always.
-            t_fade: Width in t, in [0, 1], over which the override goes from off to on on either
-                side of that range, as half a cosine; 0 switches.
-            **overrides: skips, s, b, filter, cutoff, order, ripple, attenuation, b_channels, as
+            t_fade: Width in t, in [0, 1], over which they go from off to on on either side of that
+                range, as half a cosine; 0 switches.
+            **settings: skips, s, b, filter, cutoff, order, ripple, attenuation, b_channels, as
                 ``uvit_lit.skips.override_skips`` takes them. None means as trained. Without
-                ``skips`` they act on all; ``Model.set_skips`` knows the default of a model.
+                ``skips`` they act on all; ``Model.skips`` knows the default of a model.
 
         Raises:
             ValueError: If a value is outside its range or a list has the wrong length.
@@ -253,4 +255,5 @@ class Denoiser(nn.Module):
             Window(*t_range, t_fade)  # validates the values as they were given
             scale = self.schedule.time_scale / STEPS  # of t as the long skips see it
             window = Window(t_range[0] * scale, t_range[1] * scale, t_fade * scale)
-        override_skips(self.backbone.long_skips, window=window, **overrides)
+        with skip_settings(self.backbone.long_skips, window=window, **settings):
+            yield

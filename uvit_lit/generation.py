@@ -1,14 +1,13 @@
-"""What a command line overrides on the long skips: how it is set, named and written down."""
+"""A trained model and how its images are drawn: ``generate``, and what the commands share."""
 
-import argparse
 import hashlib
 import json
 import math
-from collections.abc import Container, Sequence
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from uvit_lit.files import file_hash
 from uvit_lit.guidance import Guided
 from uvit_lit.latents import Autoencoder, check_latents, load_autoencoder
 from uvit_lit.model import Model, load_model
+from uvit_lit.options import ModelOptions, SamplingOptions, SkipOptions, split_options
 from uvit_lit.sampling import (
     autocast,
     check_seeds,
@@ -31,71 +31,6 @@ from uvit_lit.sampling import (
     to_uint8,
 )
 from uvit_lit.weights import find_class
-
-
-def set_skips(model: Model, args: argparse.Namespace, **settings: Any) -> None:
-    """Override what acts on the long skips: by a preset, by the options, by ``settings``.
-
-    Raises:
-        ValueError: If a value is outside its range or a list has the wrong length.
-    """
-    names = ("skips", "s", "b", "filter", "cutoff", "order", "ripple", "attenuation", "b_channels")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    if args.t_range and len(args.t_range) != 2:
-        raise InputError(f"t_range has {len(args.t_range)} values; accepted: two, first and last")
-    t_range = tuple(args.t_range) if args.t_range else None
-    preset = getattr(args, "preset", None)
-    model.set_skips(preset, t_range=t_range, t_fade=args.t_fade, **{**given, **settings})
-
-
-def stem_of(model: Model, args: argparse.Namespace, *more: str) -> str:
-    """Name of what comes out: the run or file of the model, the settings given, and ``more``."""
-    parts = [model.name, *([args.preset] if args.preset else [])]
-    for knob in ("s", "b"):
-        if values := getattr(args, knob):
-            parts.append(knob + "-".join(f"{value:g}" for value in values))
-    if args.skips is not None:
-        parts.append("skips-" + args.skips.replace(",", "-"))
-    return "_".join([*parts, *more])
-
-
-def describe(model: Model, args: argparse.Namespace) -> dict[str, Any]:
-    """The model and the settings of its skips in force, as plain data."""
-    long_skips = model.denoiser.backbone.long_skips
-    return {
-        "ckpt": model.ckpt,
-        "training_steps": model.step,
-        "img_size": model.image_shape[-1],
-        "num_heads": model.arguments["num_heads"],
-        "schedule": model.denoiser.schedule.name,
-        "prediction": model.denoiser.prediction,
-        "long_skips": [vars(long_skip.settings) for long_skip in long_skips],
-        "skips": [number for number, skip in enumerate(long_skips) if skip.override is not None],
-        "t_range": args.t_range,
-        "t_fade": args.t_fade,
-    }
-
-
-class Cell(NamedTuple):
-    """Settings of all long skips in one cell; None is as trained."""
-
-    filter: str | None
-    cutoff: float | None
-    s: float | None
-    b: float | None
-
-    def stem(self) -> str:
-        """Name of its files."""
-        numbers = {"cutoff": self.cutoff, "s": self.s, "b": self.b}
-        given = {name: str(v).removesuffix(".0") for name, v in numbers.items() if v is not None}
-        parts = [name + value for name, value in given.items()]
-        return "_".join(filter(None, [self.filter, *parts])) or "as_trained"
-
-    def unchanged(self, cells: Container["Cell"]) -> "Cell | None":
-        """What this cell is compared with: s = 1, b = 1, else either as trained; None if absent."""
-        candidates = (self._replace(s=s, b=b) for s, b in product((1.0, None), (1.0, None)))
-        return next((cell for cell in candidates if cell in cells), None)
-
 
 LABELS = 1
 """Sets the random numbers of the labels apart from others of the same seed."""
@@ -160,78 +95,75 @@ def find_autoencoder(
 
 @dataclass
 class Generation:
-    """Everything that decides an image but the settings of the skips.
+    """A model with everything that decides its images but the settings of the long skips.
 
     Attributes:
         model: The trained model.
-        seeds: One per image, 0 to below 2^32.
-        labels: One per image; None for a model without classes.
-        cfg: Guidance scale; 1 is no guidance.
-        solver: One of ``uvit_lit.sampling.SOLVERS``.
-        steps: Steps of the solver, 1 to 1000.
-        batch_size: Images that a device computes at once.
-        devices: What shares the images out.
-        autoencoder: What makes images of the latents of a latent model.
-        precision: Of the network, one of ``uvit_lit.sampling.PRECISIONS``.
+        options: How many images, from which seed, by which solver.
+        labels: Label of each image; None for a model without classes.
+        devices: The processes that share the images.
+        autoencoder: Decodes the latents of a latent model.
+
+    Raises:
+        ValueError: If an option is outside its range, or the model cannot do it.
     """
 
     model: Model
-    seeds: list[int]
+    options: SamplingOptions
     labels: list[int] | None
-    cfg: float
-    solver: str
-    steps: int
-    batch_size: int
     devices: Devices
     autoencoder: Autoencoder | None = None
-    precision: str = "32-true"
 
     def __post_init__(self) -> None:
-        """Refuse what has no meaning, and what the model cannot do."""
-        find_solver(self.solver)
-        check_steps(self.steps)
-        for name, number in (("n", len(self.seeds)), ("batch_size", self.batch_size)):
-            if number < 1:
-                raise InputError(f"{name} is {number}; accepted: at least 1")
-        check_seeds(self.seeds)
-        if not (math.isfinite(self.cfg) and self.cfg >= 0):
-            raise InputError(f"cfg is {self.cfg}; accepted: a number of at least 0")
+        """Validate the options."""
+        options = self.options
+        find_solver(options.solver)
+        check_steps(options.steps)
+        for name in ("n", "batch_size"):
+            if getattr(options, name) < 1:
+                raise InputError(f"{name} is {getattr(options, name)}; accepted: at least 1")
+        check_seeds(range(options.seed, options.seed + options.n))
+        if not (math.isfinite(options.cfg) and options.cfg >= 0):
+            raise InputError(f"cfg is {options.cfg}; accepted: a number of at least 0")
         check_latents(self.autoencoder, self.model.image_shape[0])
-        autocast(self.devices.device, self.precision)  # refuses an unknown one
-        if self.cfg != 1 and not self.model.can_guide:
+        autocast(self.devices.device, options.precision)  # refuses an unknown one
+        if options.cfg != 1 and not self.model.can_guide:
             raise InputError(
-                f"cfg is {self.cfg:g}, but this model was trained without class dropout"
+                f"cfg is {options.cfg:g}, but this model was trained without class dropout"
             )
 
     @classmethod
-    def from_options(cls, args: argparse.Namespace, drawn_labels: bool = False) -> "Generation":
-        """Load the model that the options of ``uvit_lit.cli.options.add_sampling_options`` name.
+    def load(
+        cls, model_options: ModelOptions, options: SamplingOptions, drawn_labels: bool = False
+    ) -> "Generation":
+        """Load a model with what it needs to sample.
 
         Args:
-            args: The options.
+            model_options: Which model, on which devices.
+            options: What to draw.
             drawn_labels: Whether labels are drawn at random; else they cycle through the classes.
 
         Raises:
             ValueError: If an option is outside its range or does not fit the model.
         """
-        device = choose_device(args.device)
-        devices = Devices(device, count_devices(device, args.devices))
+        device = choose_device(model_options.device)
+        devices = Devices(device, count_devices(device, model_options.devices))
         model = load_model(
-            args.ckpt, img_size=args.img_size, num_heads=args.num_heads, schedule=args.schedule
+            model_options.ckpt,
+            img_size=model_options.img_size,
+            num_heads=model_options.num_heads,
+            schedule=model_options.schedule,
         )
-        seeds = list(range(args.seed, args.seed + args.n))
-        labels = (
-            draw_labels(model, args.classes, seeds)
-            if drawn_labels
-            else choose_labels(model, args.classes, args.n)
-        )
-        return cls(
-            model, seeds, labels, args.cfg, args.solver, args.steps, args.batch_size, devices,
-            find_autoencoder(model, args.vae), args.precision,
-        )  # fmt: skip
+        autoencoder = find_autoencoder(model, model_options.vae)
+        if drawn_labels:
+            seeds = range(options.seed, options.seed + options.n)
+            labels = draw_labels(model, options.classes, seeds)
+        else:
+            labels = choose_labels(model, options.classes, options.n)
+        return cls(model, options, labels, devices, autoencoder)
 
     def launch(self) -> None:
-        """Start all devices, when what the options can have wrong was checked.
+        """Start all devices; call after the options are validated.
 
         Raises:
             ValueError: If the processes have read different files, as ``last`` may change.
@@ -246,32 +178,34 @@ class Generation:
                 raise InputError(f"{self.model.path} changed meanwhile; name a checkpoint")
 
     def identity(self) -> dict[str, Any]:
-        """Everything that decides an image but its seed, its label and the settings of the skips.
+        """Everything that decides the images but the settings of the long skips, as plain data.
 
-        Returns:
-            Plain data with hashes of the weights: two runs with equal ones draw the same.
+        Two runs with the same identity draw the same images.
         """
+        options = asdict(self.options)
+        del options["batch_size"]
         autoencoder = self.autoencoder
         return {
             "checkpoint_sha256": file_hash(self.model.path),
-            "uvit": self.model.arguments,
+            "arguments": self.model.arguments,
             "schedule": self.model.denoiser.schedule.name,
             "prediction": self.model.denoiser.prediction,
             "autoencoder_sha256": None if autoencoder is None else autoencoder.fingerprint,
-            **self._sampling,
+            "sampling": options,
+            "labels": self.labels,
         }
 
-    @property
-    def _sampling(self) -> dict[str, Any]:
-        names = ("cfg", "solver", "steps", "precision")
-        return {name: getattr(self, name) for name in names}
-
     def directory(self, out: Path, kind: str, key: Any) -> Path:
-        """Directory below ``out`` of what this generation and ``key``, plain data, decide."""
+        """Directory below ``out`` for what this generation and ``key``, plain data, decide."""
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
         path = out / f"{kind}_{self.model.name}_{digest}"
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seed of each image."""
+        return list(range(self.options.seed, self.options.seed + self.options.n))
 
     @property
     def image_size(self) -> int:
@@ -279,48 +213,54 @@ class Generation:
         factor = 1 if self.autoencoder is None else self.autoencoder.factor
         return self.model.image_shape[-1] * factor
 
-    def cells(self, args: argparse.Namespace) -> list[Cell]:
-        """Cells of a grid of settings, every one of them tried.
-
-        Raises:
-            ValueError: If one is outside its range.
-        """
-        cells = [Cell(*c) for c in product(args.filter, args.cutoff, args.s, args.b)]
-        for cell in cells:
-            set_skips(self.model, args, **cell._asdict())
-        return cells
-
-    def bar(self, cells: int, show: bool = True, **options: Any) -> tqdm:
-        """Progress bar over all images of some cells, counted in network calls per image.
-
-        Every process moves its own by its share of the images; the main one's is shown.
-        """
-        devices, count = self.devices, len(self.seeds)
-        total = cells * devices.share(count) * self.calls
-        scale = devices.count if devices.count > 1 else False
-        show = show and devices.is_main
-        return tqdm(total=total, unit="img step", unit_scale=scale, disable=not show, **options)
-
     @property
     def calls(self) -> int:
         """How often the solver calls the network for one image."""
-        return count_calls(self.model.denoiser.schedule, self.solver, self.steps)
+        schedule = self.model.denoiser.schedule
+        return count_calls(schedule, self.options.solver, self.options.steps)
+
+    def bar(self, runs: int = 1, show: bool = True, **options: Any) -> tqdm:
+        """Progress bar over all images of some runs, counted in network calls per image.
+
+        Every process moves its own by its share of the images; the main one's is shown, on a
+        terminal.
+        """
+        devices = self.devices
+        total = runs * devices.share(self.options.n) * self.calls
+        scale = devices.count if devices.count > 1 else False
+        disable = None if show and devices.is_main else True  # None: on a terminal alone
+        return tqdm(total=total, unit="img step", unit_scale=scale, disable=disable, **options)
+
+    def stream(self, bar: tqdm, first: int = 0) -> Iterator[Tensor]:
+        """Generate the images from number ``first`` on, a batch of all devices at a time.
+
+        Yields:
+            (images, channels, height, width) uint8, in every process.
+        """
+        size = self.options.batch_size * self.devices.count
+        for start in range(first, self.options.n, size):
+            yield self._draw(list(range(start, min(start + size, self.options.n))), bar)
 
     def run(self, bar: tqdm) -> Tensor:
         """Generate the images: (images, channels, height, width) uint8, in every process."""
-        denoiser = self.model.denoiser
+        return torch.cat(list(self.stream(bar)))
+
+    def _draw(self, numbers: list[int], bar: tqdm) -> Tensor:
+        """Images of some numbers."""
+        denoiser, options = self.model.denoiser, self.options
+        guided = denoiser if options.cfg == 1 else Guided(denoiser, options.cfg)
 
         def some(indices: list[int]) -> Tensor:
-            labels = None if self.labels is None else [self.labels[k] for k in indices]
+            chosen = [numbers[k] for k in indices]
             images = sample(
-                denoiser if self.cfg == 1 else Guided(denoiser, self.cfg),
+                guided,
                 self.model.image_shape,
-                [self.seeds[k] for k in indices],
-                labels,
-                solver=self.solver,
-                steps=self.steps,
-                precision=self.precision,
-                batch_size=self.batch_size,
+                [options.seed + k for k in chosen],
+                None if self.labels is None else [self.labels[k] for k in chosen],
+                solver=options.solver,
+                steps=options.steps,
+                precision=options.precision,
+                batch_size=options.batch_size,
                 device=self.devices.device,
                 bar=bar,
             )
@@ -328,68 +268,65 @@ class Generation:
                 images = self.autoencoder.decode(images)
             return to_uint8(images)
 
-        return self.devices.map(some, len(self.seeds))
+        return self.devices.map(some, len(numbers))
 
-    def parameters(self, args: argparse.Namespace) -> dict[str, Any]:
-        """What an image of this generation carries, with the settings of the skips in force."""
+    def parameters(self, skips: SkipOptions) -> dict[str, Any]:
+        """Everything that a picture says about itself, as plain data.
+
+        Args:
+            skips: The options in force; ``acts_on`` and ``long_skips`` say where and how.
+        """
         return {
-            **describe(self.model, args),
-            "vae": args.vae,
-            "seeds": self.seeds,
+            **describe(self.model, skips),
+            **asdict(self.options),
             "labels": self.labels,
             "class_names": self.model.class_names,
-            **self._sampling,
         }
 
 
+def describe(model: Model, skips: SkipOptions) -> dict[str, Any]:
+    """A model and the settings of its long skips in force, as plain data."""
+    long_skips = model.denoiser.backbone.long_skips
+    return {
+        "ckpt": model.ckpt,
+        "checkpoint_sha256": file_hash(model.path),
+        "training_steps": model.step,
+        "img_size": model.image_shape[-1],
+        "num_heads": model.arguments.get("num_heads"),
+        "schedule": model.denoiser.schedule.name,
+        "prediction": model.denoiser.prediction,
+        **asdict(skips),
+        "acts_on": [number for number, skip in enumerate(long_skips) if skip.override],
+        "long_skips": [vars(long_skip.settings) for long_skip in long_skips],
+    }
+
+
 def generate(
-    model: Model,
-    n: int = 16,
-    *,
-    seed: int = 0,
-    classes: Sequence[str | int] | None = None,
-    cfg: float = 1.0,
-    solver: str = "dpmpp",
-    steps: int = 25,
-    precision: str = "32-true",
-    batch_size: int = 64,
-    progress: bool = True,
-    preset: str | None = None,
-    vae: str | None = None,
-    **settings: Any,
+    model: Model, n: int = 16, *, progress: bool = True, vae: str | None = None, **options: Any
 ) -> Tensor:
-    """Generate images from Python, as sample.py does.
+    """Generate images from Python, as the command ``sample`` does.
 
     Args:
-        model: From ``load_model``.
+        model: From ``load_model``. Its settings are afterwards as they were.
         n: Number of images, at least 1.
-        seed: Seed of the first; the next have the next ones, all below 2^32.
-        classes: Names or numbers of classes, in turn; None for all.
-        cfg: Guidance scale; 1 is no guidance.
-        solver: One of ``uvit_lit.sampling.SOLVERS``.
-        steps: Steps of the solver, 1 to 1000.
-        precision: Of the network: 32-true, bf16-mixed or 16-mixed.
-        batch_size: Images computed at once.
-        progress: Whether to show a bar.
+        progress: Whether to show a bar on a terminal.
         vae: Directory or Hub name of the autoencoder of a latent model; None is the trained one.
-        preset: One of ``uvit_lit.options.PRESETS``, from which ``settings`` may differ.
-        **settings: skips, s, b, filter, cutoff, t_range and so on, as ``Model.set_skips`` takes
-            them; what is not named is as trained.
+        **options: Fields of ``SamplingOptions`` (seed, classes, cfg, solver, steps, ...) and of
+            ``SkipOptions`` (s, b, filter, cutoff, skips, preset, ...). Without any of the latter
+            the settings of the model in force act: as trained, or those of ``Model.skips``.
 
     Returns:
         (n, channels, height, width) uint8.
 
     Raises:
         ValueError: If a value is outside its range or does not fit the model.
+        TypeError: If there is no such option.
     """
-    model.set_skips(preset, **settings)
-    labels = choose_labels(model, classes, n)
+    sampling, skips = split_options({"n": n, **options}, SamplingOptions, SkipOptions)
     devices = Devices(next(model.denoiser.parameters()).device)
-    seeds = list(range(seed, seed + n))
+    labels = choose_labels(model, sampling.classes, n)
     autoencoder = find_autoencoder(model, vae, devices.device)
-    generation = Generation(
-        model, seeds, labels, cfg, solver, steps, batch_size, devices, autoencoder,
-        precision,
-    )  # fmt: skip
-    with generation.bar(1, show=progress) as bar:
+    generation = Generation(model, sampling, labels, devices, autoencoder)
+    given = options.keys() & {field.name for field in fields(SkipOptions)}
+    with model.skips(skips) if given else nullcontext(), generation.bar(show=progress) as bar:
         return generation.run(bar)

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_down
 
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError
-from uvit_lit.options import preset_settings
+from uvit_lit.options import SkipOptions
 from uvit_lit.skips import SkipSettings, choose_skips
 from uvit_lit.uvit import UViT
 from uvit_lit.weights import (
@@ -138,8 +138,8 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
         data: Arguments of the ``ImageData`` that it was trained on.
         arguments: Those of its ``UViT``.
         licence: Licence of the weights.
-        skips: Long skips that ``set_skips`` acts on when nobody says which: ``all``, ``inner``,
-            ``outer`` or numbers with commas, 0 the outermost.
+        default_skips: Long skips that a single s or b acts on: ``all``, ``inner``, ``outer`` or
+            numbers with commas, 0 the outermost.
     """
 
     denoiser: Denoiser
@@ -150,7 +150,7 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
     data: dict[str, Any]
     arguments: dict[str, Any]
     licence: str | None = None
-    skips: str = "all"
+    default_skips: str = "all"
 
     def __post_init__(self) -> None:
         """Keep the mixin from writing a configuration: the safetensors file has it inside."""
@@ -162,41 +162,35 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
         Raises:
             ValueError: If there is no such long skip, or one is named twice.
         """
-        chosen = self.skips if skips is None else skips
+        chosen = self.default_skips if skips is None else skips
         return choose_skips(chosen, len(self.denoiser.backbone.long_skips))
 
-    def set_skips(
-        self,
-        preset: str | None = None,
-        *,
-        skips: str | Sequence[int] | None = None,
-        t_range: tuple[float, float] | None = None,
-        t_fade: float = 0.0,
-        **settings: Any,
-    ) -> None:
-        """Override s, b and the filter for sampling; a call replaces the one before.
+    @contextmanager
+    def skips(self, options: SkipOptions | None = None, **changes: Any) -> Iterator[None]:
+        """Sample with other settings of the long skips inside a ``with`` block.
+
+            with model.skips(s=0.5, b=1.3):
+                images = generate(model)
 
         Args:
-            preset: One of ``uvit_lit.options.PRESETS``, from which the rest may differ.
-            skips: Long skips to act on: ``all``, ``inner``, ``outer`` or numbers, 0 the outermost.
-                None is what the preset says, else all where one of the settings is a list (one
-                value per long skip, outermost first), else the default of the model.
-            t_range: As ``Denoiser.set_skips`` takes it.
-            t_fade: Likewise.
-            **settings: s, b, filter, cutoff, order, ripple, attenuation, b_channels, as
-                ``uvit_lit.skips.override_skips`` takes them. What is not named is as trained.
+            options: What acts on the long skips; None is as trained. Where neither it nor its
+                preset says which skips, a list of values acts on all of them, and a single value
+                on ``default_skips``.
+            **changes: Fields of ``SkipOptions`` that differ from ``options``.
 
         Raises:
             ValueError: If a value is outside its range or a list has the wrong length.
         """
-        tokens = self.denoiser.backbone.grid[0]
-        settings = {**(preset_settings(preset, tokens) if preset else {}), **settings}
-        of_preset = settings.pop("skips", None)
-        skips = of_preset if skips is None else skips
-        if skips is None:
-            lists = any(isinstance(v, list | tuple) and len(v) > 1 for v in settings.values())
-            skips = "all" if lists else self.skips
-        self.denoiser.set_skips(t_range, t_fade, skips=skips, **settings)
+        options = replace(options or SkipOptions(), **changes)
+        settings = options.settings(self.denoiser.backbone.grid[0])
+        lists = any(
+            isinstance(v, list | tuple) and len(v) > 1
+            for name, v in settings.items()
+            if name not in ("t_range", "skips")
+        )
+        settings.setdefault("skips", "all" if lists else self.default_skips)
+        with self.denoiser.skips(**settings):
+            yield
 
     @property
     def name(self) -> str:
@@ -234,8 +228,18 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
         if "autoencoder" in data and Path(data["autoencoder"]).exists():
             data["autoencoder"] = Path(data["autoencoder"]).name
         schedule, prediction = self.denoiser.schedule.name, self.denoiser.prediction
-        return Weights(tensors, self.arguments, schedule, prediction, self.class_names,
-                       self.can_guide, self.step, data, self.licence, self.skips)  # fmt: skip
+        return Weights(
+            tensors,
+            self.arguments,
+            schedule,
+            prediction,
+            self.class_names,
+            self.can_guide,
+            self.step,
+            data,
+            self.licence,
+            self.default_skips,
+        )
 
     def _save_pretrained(self, save_directory: Path) -> None:
         write_safetensors(self.weights, save_directory / HUB_FILE)
@@ -322,7 +326,7 @@ def load_model(
         schedule: Noise schedule of such weights; by default that of the published model.
 
     Returns:
-        The model, with the averaged weights, as trained; ``Model.set_skips`` overrides s and b.
+        The model, with the averaged weights, as trained; ``Model.skips`` overrides s and b.
 
     Raises:
         ValueError: If the file is damaged, holds code, or its tensors do not fit.

@@ -1,8 +1,20 @@
-"""Settings of the long skips that have a name."""
+"""The choices of a user: read by the commands, taken by ``generate``, written into every picture.
 
-from typing import Any
+Nothing here imports torch, so a command answers ``--help`` at once.
+"""
+
+from collections.abc import Container
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
 
 from uvit_lit.errors import InputError
+
+Filter = Literal["none", "step", "butterworth", "chebyshev", "chebyshev2", "freeu_box"]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+Preset = Literal["neutral", "mild", "medium", "strong", "freeu"]
+Schedule = Literal["vp", "linear", "cosine", "sd"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     # no change at all
@@ -34,3 +46,236 @@ def preset_settings(name: str, tokens: int) -> dict[str, Any]:
         raise InputError(f"preset is {name!r}; accepted: {', '.join(PRESETS)}")
     one_frequency = {"cutoff": 2 / tokens} if name == "freeu" else {}
     return {**PRESETS[name], **one_frequency}
+
+
+@dataclass(frozen=True)
+class SkipOptions:
+    """Level of detail; by default as trained.
+
+    Attributes:
+        s: Skip scale, at least 0: gain of the low frequencies of the long skips. 1 is no change.
+            One value, or one per long skip, the outermost first.
+        b: Backbone scale, at least 0. 1 is no change. One value or several, as s.
+        filter: Low-pass that s scales; a model without one gets the step.
+        cutoff: Edge of the low-pass, fraction of Nyquist, up to sqrt(2). One value or several.
+        skips: Long skips to act on: all, inner, outer, or numbers with commas, 0 the outermost.
+            By default the choice of the model's file; a list of values acts on all.
+        preset: Settings by name; other options come before them.
+        t_range: First and last time at which the settings act, in [0, 1]. 1 is pure noise, where
+            sampling begins.
+        t_fade: Width in t of a smooth edge of t_range; 0 switches.
+        order: Order of butterworth, chebyshev and chebyshev2, 1 to 12.
+        ripple: Passband ripple of chebyshev, 0.05 to 6 dB.
+        attenuation: Stopband attenuation of chebyshev2, 10 to 80 dB.
+        b_channels: Fraction of the channels that b amplifies, above 0 and at most 1.
+    """
+
+    s: float | list[float] | None = None
+    b: float | list[float] | None = None
+    filter: Filter | None = None
+    cutoff: float | list[float] | None = None
+    skips: str | None = None
+    preset: Preset | None = None
+    t_range: tuple[float, float] | None = None
+    t_fade: float = 0.0
+    order: int | None = None
+    ripple: float | None = None
+    attenuation: float | None = None
+    b_channels: float | None = None
+
+    def settings(self, tokens: int) -> dict[str, Any]:
+        """The settings that are given, the preset's included: arguments of ``Denoiser.skips``.
+
+        Args:
+            tokens: Side of the model's token grid.
+
+        Raises:
+            ValueError: If there is no such preset.
+        """
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "preset"}
+        given = {name: value for name, value in own.items() if value is not None}
+        named = {} if self.preset is None else preset_settings(self.preset, tokens)
+        return {**named, **given}
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """Images.
+
+    Attributes:
+        n: Number of images, at least 1.
+        seed: Seed of the first image; the next have the next ones, all below 2^32.
+        classes: Names or numbers of classes, in turn; by default all.
+        cfg: Guidance scale, at least 0; 1 is no guidance.
+        solver: ddpm, ddim, dpmpp, sde-dpmpp, unipc or heun, or module:function of your own.
+        steps: Steps of the solver, 1 to 1000.
+        precision: Of the network; bf16-mixed and 16-mixed are faster where the device has such
+            products.
+        batch_size: Images computed at once, at least 1.
+    """
+
+    n: int = 16
+    seed: int = 0
+    classes: list[str] | None = None
+    cfg: float = 1.0
+    solver: str = "dpmpp"
+    steps: int = 25
+    precision: Precision = "32-true"
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Model.
+
+    Attributes:
+        ckpt: Checkpoint, .safetensors file, official .pth file or directory; last is the newest
+            below runs/; pretrained the CIFAR-10 model of the package; hf://user/name the Hub.
+        vae: Autoencoder of a latent model: directory or Hub name; by default the trained one.
+        img_size: Another image size than the trained one (pixels, or latents).
+        num_heads: Attention heads, of official weights of an unpublished width.
+        schedule: Noise schedule of such weights; by default the published one.
+        device: auto, cpu, cuda or mps.
+        devices: Processes that share the images, each with a device; by default 1, or the number
+            that torchrun started.
+    """
+
+    ckpt: str = "pretrained"
+    vae: str | None = None
+    img_size: int | None = None
+    num_heads: int | None = None
+    schedule: Schedule | None = None
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int | None = None
+
+
+def split_options(given: dict[str, Any], *groups: type) -> list[Any]:
+    """Instances of some dataclasses of options, each with the given values that are its own.
+
+    Raises:
+        TypeError: If a value belongs to none of them.
+    """
+    names = [{f.name for f in fields(group)} for group in groups]
+    if unknown := given.keys() - set().union(*names):
+        accepted = ", ".join(sorted(set().union(*names)))
+        raise TypeError(f"unknown option {', '.join(sorted(unknown))}; accepted: {accepted}")
+    return [
+        group(**{name: value for name, value in given.items() if name in own})
+        for group, own in zip(groups, names, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of a grid.
+
+    Attributes:
+        values: Option and value; None is as trained.
+    """
+
+    values: tuple[tuple[str, Any], ...]
+
+    def apply(self, options: Any) -> Any:
+        """Options with the values of this cell that are theirs."""
+        own = {f.name for f in fields(options)}
+        return replace(options, **{name: v for name, v in self.values if name in own})
+
+    def stem(self) -> str:
+        """Name of its files."""
+        parts = [
+            value if isinstance(value, str) else name + str(value).removesuffix(".0")
+            for name, value in self.values
+            if value is not None
+        ]
+        return "_".join(parts) or "as_trained"
+
+    def title(self) -> str:
+        """Its values, to read."""
+        given = [
+            f"{name} as trained" if value is None else f"{name} = {value}"
+            for name, value in self.values
+        ]
+        return ", ".join(given) or "as trained"
+
+    def unchanged(self, cells: "Container[Cell]") -> "Cell | None":
+        """The cell to compare with: s = 1, b = 1, cfg = 1, else as trained; None if absent."""
+        for s, b in product((1.0, None), (1.0, None)):
+            neutral = {"s": s, "b": b, "preset": None, "cfg": 1.0}
+            candidate = Cell(tuple((name, neutral.get(name, v)) for name, v in self.values))
+            if candidate in cells:
+                return candidate
+        return None
+
+
+Trained = Literal["trained"]
+
+
+@dataclass(frozen=True)
+class GridOptions:
+    """Grid: one or several values of each, with commas.
+
+    Attributes:
+        s: Skip scales; trained is the value of the training.
+        b: Backbone scales; trained is the value of the training.
+        filter: Low-passes; trained is that of the training, else the step.
+        cutoff: Cutoffs; trained is that of the training.
+        preset: Presets; trained is none.
+        cfg: Guidance scales.
+        solver: Solvers.
+        steps: Numbers of steps.
+    """
+
+    s: list[float | Trained] = field(default_factory=lambda: ["trained"])
+    b: list[float | Trained] = field(default_factory=lambda: ["trained"])
+    filter: list[Filter | Trained] = field(default_factory=lambda: ["trained"])
+    cutoff: list[float | Trained] = field(default_factory=lambda: ["trained"])
+    preset: list[Preset | Trained] = field(default_factory=lambda: ["trained"])
+    cfg: list[float] = field(default_factory=lambda: [1.0])
+    solver: list[str] = field(default_factory=lambda: ["dpmpp"])
+    steps: list[int] = field(default_factory=lambda: [25])
+
+    def cells(self) -> "list[Cell]":
+        """Every combination of s, b, filter and cutoff where given, and of what has several values.
+
+        None is as trained.
+        """
+        axes = {
+            name: [None if value == "trained" else value for value in values]
+            for name, values in asdict(self).items()
+            if len(values) > 1 or (name in ("s", "b", "filter", "cutoff") and values != ["trained"])
+        }
+        return [Cell(tuple(zip(axes, values, strict=True))) for values in product(*axes.values())]
+
+    def fixed(self, options: Any) -> Any:
+        """Options with the preset, cfg, solver and steps that have one value."""
+        single = {
+            name: None if values[0] == "trained" else values[0]
+            for name, values in asdict(self).items()
+            if len(values) == 1 and name in ("preset", "cfg", "solver", "steps")
+        }
+        return Cell(tuple(single.items())).apply(options)
+
+
+@dataclass(frozen=True)
+class ReferenceOptions:
+    """Real images to compare with.
+
+    Attributes:
+        metrics: fid, kid, precision_recall, detail or classes, or several with commas.
+        features: inception, efficientnet-lite0, or module:attribute.
+        data: cifar10, cifar100, folder or shapes; by default that of the training.
+        data_root: Directory of the data; by default that of the training.
+        split: Part of the data.
+        stats: An npz file with mu and sigma as pytorch-fid writes it, instead of data.
+        save_stats: Write the reference to this npz file.
+        inception_weights: Local file of the Inception weights.
+    """
+
+    metrics: list[str] = field(default_factory=lambda: ["kid", "detail"])
+    features: str = "inception"
+    data: Literal["cifar10", "cifar100", "folder", "shapes"] | None = None
+    data_root: str | None = None
+    split: Literal["train", "test"] = "train"
+    stats: Path | None = None
+    save_stats: Path | None = None
+    inception_weights: Path | None = None

@@ -21,6 +21,7 @@ from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError
 from uvit_lit.files import replacing
 from uvit_lit.filters import MAX_FREQUENCY, LowPass, frequencies, radial_power
+from uvit_lit.options import Cell
 from uvit_lit.skips import SkipModulation
 
 FREQUENCY_LABEL = "radial frequency (fraction of Nyquist)"
@@ -196,78 +197,83 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(file, format=suffix, dpi=110)
 
 
-Scales = tuple[float | None, float | None]
-"""s and b of a cell; None is as trained."""
+def _two_axes(cells: Iterable[Cell]) -> tuple[list[Cell], list[Cell]]:
+    """Rows and columns of a grid over at most two options: as trained first, then rising."""
+    halves = []
+    for axis in (slice(0, 1), slice(1, 2)):
+        values = {Cell(cell.values[axis]) for cell in cells}
+        halves.append(sorted(values, key=_order))
+    return halves[0], halves[1]
 
 
-def _axes(cells: Iterable[Scales]) -> list[dict[float | None, str]]:
-    """The values of s and of b in some cells and how they read: as trained first, then rising."""
-    return [
-        {
-            value: f"{name} as trained" if value is None else f"{name} = {value:g}"
-            for value in sorted(set(values), key=lambda v: -1 if v is None else v)
-        }
-        for name, values in zip("sb", zip(*cells, strict=True), strict=True)
-    ]
+def _order(cell: Cell) -> tuple:
+    """Sort key of the value of one option."""
+    return tuple(
+        (v is not None, v if isinstance(v, float | int) else str(v or "")) for _, v in cell.values
+    )
 
 
-def plot_cells(cells: dict[Scales, Tensor], note: str) -> Figure:
-    """Images over s and b, as Figure 4 of the paper: rows s, columns b, the same seeds in each.
+def plot_cells(cells: dict[Cell, Tensor], note: str) -> Figure:
+    """Images over one or two options, as Figure 4 of the paper: the same seeds in every cell.
 
     Args:
-        cells: s and b to (images, 3, H, W) uint8, equally many in each.
+        cells: Cells of two options, the rows' first, to (images, 3, H, W) uint8, equally many.
         note: Line below the figure: what made the images.
     """
-    rows, columns = _axes(cells)
+    rows, columns = _two_axes(cells)
     count = len(next(iter(cells.values())))
     height = math.ceil(count / math.ceil(math.sqrt(2 * count)))  # about twice as wide as high
     width = math.ceil(count / height)
     size = (1.5 + 3.2 * len(columns), 1 + 3.2 * height / width * len(rows))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(rows), len(columns), squeeze=False)
-    for i, s in enumerate(rows):
-        for j, b in enumerate(columns):
-            grid = make_grid(cells[s, b], nrow=width, padding=1, pad_value=255)
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            grid = make_grid(
+                cells[Cell(row.values + column.values)], nrow=width, padding=1, pad_value=255
+            )
             panels[i, j].imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
             panels[i, j].set(xticks=[], yticks=[])
             panels[i, j].spines[:].set_visible(False)
-            if i == 0:
-                panels[i, j].set_title(columns[b])
+            if i == 0 and column.values:
+                panels[i, j].set_title(column.title())
             if j == 0:
-                panels[i, j].set_ylabel(rows[s], size="large")
+                panels[i, j].set_ylabel(row.title(), size="large")
     figure.supxlabel(note, fontsize=8)
     return figure
 
 
-def plot_cell_spectra(
-    cells: dict[Scales, Tensor], note: str, unchanged: Scales | None = None
-) -> Figure:
-    """Radial power spectrum of the images of every cell: one panel per b, one curve per s.
+def plot_cell_spectra(cells: dict[Cell, Tensor], note: str) -> Figure:
+    """Radial power spectrum of the images of every cell: one panel a column, one curve a row.
+
+    Where the grid has s = 1, b = 1 (else one with either as trained), the curves are the difference
+    to it in dB, with the 95 % interval over the images, paired by seed; else the power itself.
 
     Args:
-        cells: s and b to (images, 3, H, W) uint8, the same seeds in each.
+        cells: As for ``plot_cells``.
         note: Line below the figure.
-        unchanged: The cell to which the curves are the difference in dB, with the 95 % interval
-            over the images, paired by seed; None is the power itself.
     """
-    rows, columns = _axes(cells)
+    rows, columns = _two_axes(cells)
     spectra = {}
-    for key, images in cells.items():
+    for cell, images in cells.items():
         rings, power = radial_power_spectrum(images)
-        spectra[key] = 10 * power.clamp_min(1e-6).log10()
+        spectra[cell] = 10 * power.clamp_min(1e-6).log10()
+    unchanged = next(iter(cells)).unchanged(cells)
     figure = Figure(figsize=(1 + 3.6 * len(columns), 3.6), layout="constrained")
     panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-    for panel, b in zip(panels, columns, strict=True):
-        for i, s in enumerate(rows):
-            decibels = spectra[s, b] - (0 if unchanged is None else spectra[unchanged])
+    for panel, column in zip(panels, columns, strict=True):
+        for i, row in enumerate(rows):
+            decibels = spectra[Cell(row.values + column.values)]
+            if unchanged is not None:
+                decibels = decibels - spectra[unchanged]
             middle, low, high = zip(*map(estimate, decibels.T), strict=True)
             color = colormaps["viridis"](i / len(rows))
-            panel.plot(rings, middle, color=color, label=rows[s])
+            panel.plot(rings, middle, color=color, label=row.title())
             panel.fill_between(rings, low, high, color=color, alpha=0.2, linewidth=0)
-        panel.set(title=columns[b], xlabel="frequency (fraction of the pixels' Nyquist)")
+        panel.set(title=column.title(), xlabel="frequency (fraction of the pixels' Nyquist)")
     label = "power (dB)"
     if unchanged is not None:
-        label = f"power against {rows[unchanged[0]]}, {columns[unchanged[1]]} (dB)"
+        label = f"power against {unchanged.title()} (dB)"
     panels[0].set_ylabel(label)
     panels[0].legend(fontsize=8)
     figure.supxlabel(note, fontsize=8)

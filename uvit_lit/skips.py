@@ -7,7 +7,8 @@ ViT-based Diffusion Models" (Liu et al.). ``SkipModulation`` works on the featur
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -309,7 +310,7 @@ class SkipModulation(nn.Module):
         self.trained = chosen
         self.override: SkipSettings | None = None
         self.window: Window | None = None
-        self._changes: frozenset[str] = frozenset()  # what the override names
+        self._changes: dict[str, Any] = {}  # the settings that the override names
         self._acting: Any = nn.ModuleDict()  # trained, and override where there is one
         self._built: tuple[int, int] | None = None  # grid that they are made for
         if grid is not None:
@@ -341,7 +342,7 @@ class SkipModulation(nn.Module):
             ValueError: If a value is outside its range.
         """
         self.override = _changed(self.trained, changes) if changes else None
-        self._changes, self.window = frozenset(changes), window
+        self._changes, self.window = changes, window
         if self._built is not None:
             self._build(self._built)
 
@@ -474,6 +475,27 @@ def override_skips(
         _changed(long_skips[number].trained, of_skip)
     for number, long_skip in enumerate(long_skips):
         long_skip.set(window, **changes.get(number, {}))
+
+
+@contextmanager
+def skip_settings(
+    long_skips: Sequence[SkipModulation],
+    skips: str | Sequence[int] = "all",
+    window: Window | None = None,
+    **settings: Any,
+) -> Iterator[None]:
+    """Override what acts on the long skips inside a ``with`` block.
+
+    The arguments and errors are those of ``override_skips``. At the end of the block the override
+    of before is in force again.
+    """
+    before = [(long_skip.window, long_skip._changes) for long_skip in long_skips]
+    override_skips(long_skips, skips, window, **settings)
+    try:
+        yield
+    finally:
+        for long_skip, (window_before, changes) in zip(long_skips, before, strict=True):
+            long_skip.set(window_before, **changes)
 
 
 def choose_skips(skips: str | Sequence[int], count: int) -> list[int]:

@@ -12,7 +12,6 @@ first recipe has its mean, each other the mean difference to it with the number 
 two on, the 95 % interval of Student's t. --figure draws what was learned, the losses and the KID.
 """
 
-import argparse
 import json
 import re
 import statistics
@@ -26,7 +25,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from uvit_lit.cli.options import Parser, checked_input, comma_list
+from uvit_lit.cli.options import Parser, checked_input
 from uvit_lit.detail import estimate
 from uvit_lit.errors import InputError
 from uvit_lit.files import file_hash
@@ -257,16 +256,25 @@ def plot_comparison(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def build_parser() -> argparse.ArgumentParser:
+@dataclass(frozen=True)
+class CompareOptions:
+    """What to compare.
+
+    Attributes:
+        results: Directory with the results of evaluate; by default samples, where it is.
+        steps: First and last step of the training loss; by default the last quarter of the run.
+        figure: File to draw to: .png, .pdf or .svg.
+    """
+
+    results: Path | None = None
+    steps: tuple[int, int] | None = None
+    figure: Path | None = None
+
+
+def build_parser() -> Parser:
     """Options of the command."""
-    parser = Parser(prog="uvit-lit compare", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = Parser("compare", __doc__, CompareOptions)
     parser.add_argument("runs", nargs="+", type=Path, help="directories below runs/")
-    parser.add_argument("--results", type=Path, help="directory with what evaluate.py wrote "
-                        "(default: samples, where it is)")  # fmt: skip
-    parser.add_argument("--steps", type=comma_list(int), help="first,last: steps of the training "
-                        "loss (default: the last quarter of the run)")  # fmt: skip
-    parser.add_argument("--figure", type=Path, help="file to draw to: .png, .pdf or .svg")
     return parser
 
 
@@ -276,16 +284,18 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: The command line; None takes that of the process.
     """
-    args = build_parser().parse_args(arguments)
-    with checked_input():
+    parser = build_parser()
+    (args,) = parser.read(arguments)
+    with checked_input(parser.values.debug):
         if args.figure is not None:
             figure_format(args.figure)  # refused before the work
         if args.results is not None and not args.results.is_dir():
             raise InputError(f"results is {args.results}, which is no directory")
-        if args.steps is not None and len(args.steps) != 2:
-            raise InputError(f"steps has {len(args.steps)} values; accepted: two, first and last")
         reports = read_reports(args.results or Path("samples"))
-        runs = [read_run(directory, reports, args.steps) for directory in dict.fromkeys(args.runs)]
+        runs = [
+            read_run(directory, reports, args.steps)
+            for directory in dict.fromkeys(parser.values.runs)
+        ]
         check_alike(runs)
         recipes = by_recipe(runs)
         first, *others = recipes

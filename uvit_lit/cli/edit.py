@@ -1,38 +1,53 @@
-"""Change the level of detail of a real image.
+"""Change the level of detail of a photograph.
 
-The image is followed back to the noise that makes it (DDIM inversion) and reconstructed from there,
-both with the model as trained, and generated again at another s and b. With --mask, a picture that
-is white where the image may change, the rest stays as it is; the mask is read on the grid of the
-tokens. The PNG shows image, reconstruction, (mask) and result side by side; the errors are printed.
+    uvit-lit edit photo.png --label cat --s 0.5 --b 1.3
+
+The image is followed back to the noise that makes it (DDIM inversion), both reconstructed from
+there as trained and generated again with other settings. The PNG shows image, reconstruction,
+mask and result side by side; the errors are printed.
 """
 
-import argparse
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uvit_lit.cli.options import Parser, add_model_options, add_skip_options, checked_input
+from uvit_lit.cli.options import Parser, checked_input
+from uvit_lit.cli.sample import stem_of
 from uvit_lit.errors import InputError
 from uvit_lit.files import free_stem, write, write_png
+from uvit_lit.options import ModelOptions, SkipOptions
 
-if TYPE_CHECKING:  # heavy: imported after the arguments are parsed
+if TYPE_CHECKING:  # heavy: imported after the options are read
     from torch import Tensor
 
 ZOOM_TO = 128
 """Images smaller than this are enlarged in the picture, by a whole factor."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Options of edit.py."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@dataclass(frozen=True)
+class EditOptions:
+    """The edit.
+
+    Attributes:
+        label: Class of the image, by name or number; by default none.
+        mask: Image that is white where the photograph may change; it is read on the token grid.
+        steps: Solver steps each way, 1 to 1000.
+        t_min: Time, in (0, 1), at which the image is taken for a noisy one.
+        out: Directory for the picture and its parameters.
+    """
+
+    label: str | None = None
+    mask: Path | None = None
+    steps: int = 100
+    t_min: float = 0.03
+    out: Path = Path("samples")
+
+
+def build_parser() -> Parser:
+    """Options of the command."""
+    parser = Parser("edit", __doc__, EditOptions, SkipOptions, ModelOptions)
     parser.add_argument("image", type=Path, help="the image; it is resized and centre-cropped")
-    parser.add_argument("--label", help="its class, name or number (default: no class)")
-    parser.add_argument("--mask", type=Path, help="image that is white where it may change")
-    parser.add_argument("--steps", type=int, default=100, help="steps each way (default: 100)")
-    parser.add_argument("--t_min", type=float, default=0.03, help="t in (0, 1) that the image is "
-                        "taken to be at (default: 0.03)")  # fmt: skip
-    add_skip_options(parser)
-    add_model_options(parser)
     return parser
 
 
@@ -80,74 +95,77 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: The command line; None takes that of the process.
     """
-    args = build_parser().parse_args(arguments)
+    parser = build_parser()
+    edit, skips, options = parser.read(arguments)
+    source = parser.values.image
 
     import torch
     from tqdm import tqdm
 
     from uvit_lit.distributed import choose_device
-    from uvit_lit.generation import choose_labels, describe, find_autoencoder, set_skips, stem_of
+    from uvit_lit.generation import choose_labels, describe, find_autoencoder
     from uvit_lit.latents import check_latents
     from uvit_lit.model import load_model
     from uvit_lit.sampling import check_steps, invert, regenerate, to_uint8
 
-    with checked_input():
-        check_steps(args.steps)
-        if not 0 < args.t_min < 1:
-            raise InputError(f"t_min is {args.t_min}; accepted: between 0 and 1")
-        device = choose_device(args.device)
+    with checked_input(parser.values.debug):
+        check_steps(edit.steps)
+        if not 0 < edit.t_min < 1:
+            raise InputError(f"t_min is {edit.t_min}; accepted: between 0 and 1")
+        device = choose_device(options.device)
         model = load_model(
-            args.ckpt, device,
-            img_size=args.img_size, num_heads=args.num_heads, schedule=args.schedule,
-        )  # fmt: skip
-        vae = find_autoencoder(model, args.vae, device)
+            options.ckpt,
+            device,
+            img_size=options.img_size,
+            num_heads=options.num_heads,
+            schedule=options.schedule,
+        )
+        vae = find_autoencoder(model, options.vae, device)
         check_latents(vae, model.image_shape[0])
         factor = 1 if vae is None else vae.factor
         denoiser, size = model.denoiser, model.image_shape[-1] * factor
-        labels = None if args.label is None else choose_labels(model, [args.label], 1)
-        set_skips(model, args)  # tried before the work begins
-        image = read_image(args.image, size)
+        labels = None if edit.label is None else choose_labels(model, [edit.label], 1)
+        with model.skips(skips):  # validates the settings before the work begins
+            parameters = {
+                **describe(model, skips),
+                **{**asdict(edit), "out": None, "mask": edit.mask and edit.mask.name},
+                "image": source.name,
+                "solver": "ddim",
+            }
+        image = read_image(source, size)
         mask = None
-        if args.mask is not None:
-            mask = token_mask(args.mask, size, denoiser.backbone.patch_size * factor)
-        stem = free_stem(args.out, stem_of(model, args, args.image.stem))
+        if edit.mask is not None:
+            mask = token_mask(edit.mask, size, denoiser.backbone.patch_size * factor)
+        stem = free_stem(edit.out, stem_of(model.name, skips, source.stem))
 
-    def to_pixels(x: torch.Tensor) -> torch.Tensor:
-        return to_uint8(x.cpu() if vae is None else vae.decode(x))
+        def to_pixels(x: torch.Tensor) -> torch.Tensor:
+            return to_uint8(x.cpu() if vae is None else vae.decode(x))
 
-    x0 = image / 127.5 - 1 if vae is None else vae.encode(image)[:, 0]  # the mean
-    x0 = x0.to(device)
-    y = None if labels is None else torch.tensor(labels, device=device)
-    with checked_input(), tqdm(total=3 * args.steps, unit="step") as bar:
-        denoiser.set_skips()
-        path = invert(denoiser, x0, y, args.steps, args.t_min, bar)
-        reconstruction = to_pixels(regenerate(denoiser, path, y, args.t_min, bar))
-        set_skips(model, args)
-        area = None if mask is None else mask[..., ::factor, ::factor].to(device)
-        result = to_pixels(regenerate(denoiser, path, y, args.t_min, bar, area))
-        if mask is not None and vae is not None:  # which does not keep what it decodes
+        x0 = image / 127.5 - 1 if vae is None else vae.encode(image)[:, 0]  # the mean
+        x0 = x0.to(device)
+        y = None if labels is None else torch.tensor(labels, device=device)
+        with tqdm(total=3 * edit.steps, unit="step", disable=None) as bar:
+            path = invert(denoiser, x0, y, edit.steps, edit.t_min, bar)
+            reconstruction = to_pixels(regenerate(denoiser, path, y, edit.t_min, bar))
+            area = None if mask is None else mask[..., ::factor, ::factor].to(device)
+            with model.skips(skips):
+                result = to_pixels(regenerate(denoiser, path, y, edit.t_min, bar, area))
+        if mask is not None and vae is not None:  # an autoencoder changes what it decodes
             result = torch.where(mask.bool(), result, image)
 
-    errors = {"reconstruction_psnr_db": psnr(reconstruction, image)}
-    difference = (result.float() - image.float()).abs()
-    errors["mean_change_grey_levels"] = float(difference.mean())
-    if mask is not None:
-        errors["mean_change_outside_mask_grey_levels"] = float(
-            (difference * (1 - mask)).sum() / (3 * (1 - mask).sum()).clamp_min(1)
-        )
-    shown = [
-        image,
-        reconstruction,
-        *([] if mask is None else [(mask * 255).byte().expand_as(image)]),
-    ]
-    row = torch.cat([*shown, result])
-    zoom = max(1, ZOOM_TO // size)
-    row = row.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
-    row = torch.nn.functional.pad(row, (2, 2, 2, 2), value=255)
-    parameters = {**describe(model, args), "image": args.image.name, "label": args.label,
-                  "solver": "ddim", "steps": args.steps, "t_min": args.t_min, **errors}  # fmt: skip
-    with checked_input():
+        errors = {"reconstruction_psnr_db": psnr(reconstruction, image)}
+        difference = (result.float() - image.float()).abs()
+        errors["mean_change_grey_levels"] = float(difference.mean())
+        if mask is not None:
+            outside = (difference * (1 - mask)).sum() / (3 * (1 - mask).sum()).clamp_min(1)
+            errors["mean_change_outside_mask_grey_levels"] = float(outside)
+        masks = [] if mask is None else [(mask * 255).byte().expand_as(image)]
+        row = torch.cat([image, reconstruction, *masks, result])
+        zoom = max(1, ZOOM_TO // size)
+        row = row.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
+        row = torch.nn.functional.pad(row, (2, 2, 2, 2), value=255)
         picture = stem.with_name(stem.name + ".png")
+        parameters |= errors
         write_png(picture, row.permute(2, 0, 3, 1).flatten(1, 2).contiguous().numpy(), parameters)
         write(stem.with_name(stem.name + ".json"), json.dumps(parameters, indent=2).encode())
     for name, value in errors.items():

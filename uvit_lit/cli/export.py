@@ -1,35 +1,53 @@
-"""Write the averaged weights of a checkpoint into a file for others.
+"""Write a model for other programs, or share it.
 
-A .safetensors file has the architecture, the filters, the schedule, the class names and the licence
-inside, and every command takes it as --ckpt. A directory gets such a file and a model card beside
-it, as on the Hub. A .pth file has the layout of the official U-ViT code,
-which loads it; it has no place for filters.
+    uvit-lit export model.safetensors --ckpt last
+
+A .safetensors file has everything: architecture, filters, schedule, classes. A directory, or
+hf://user/name on the Hugging Face Hub, has such a file and a model card beside it. A .pth file has
+the layout of the official U-ViT code, which loads it; it has no place for filters.
 """
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from uvit_lit.cli.options import Parser, add_weights_options, checked_input
+from uvit_lit.cli.options import Parser, checked_input
 from uvit_lit.errors import InputError
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Options of this command."""
-    parser = Parser(prog="uvit-lit export", description=__doc__)
-    add = parser.add_argument
-    add("out", help="file to write: .safetensors, or .pth for the official layout; or a directory; "
-        "or hf://user/name to share it on the Hugging Face Hub")  # fmt: skip
-    add("--ckpt", default="last", help="checkpoint; 'last' (default): the newest under runs/")
-    add_weights_options(parser)
-    add("--dtype", choices=("float32", "float16"), default="float32",
-        help="of the tensors; float16 halves the file, and every command reads it")  # fmt: skip
-    add("--data", choices=("cifar10", "cifar100"), help="what the data were, if the run read them "
-        "from a folder: evaluate.py will compare with it")  # fmt: skip
-    add("--skips", help="long skips that a single s or b acts on when nobody says which: all, "
-        "inner, outer or numbers with commas, 0 the outermost (default: as the model)")  # fmt: skip
-    add("--licence", help="licence of the weights, such as cc-by-4.0")
-    add("--results", type=Path, help="Markdown with measured figures for the model card, such as "
-        "the results.md of evaluate.py")  # fmt: skip
+@dataclass(frozen=True)
+class ExportOptions:
+    """The file.
+
+    Attributes:
+        ckpt: Checkpoint; last is the newest below runs/.
+        num_heads: Attention heads, of official weights of an unpublished width.
+        schedule: Noise schedule of such weights; by default the published one.
+        dtype: Of the tensors; float16 halves the file, and every command reads it.
+        data: Data set of a run that read it from a folder: evaluate will compare with it.
+        skips: Long skips that a single s or b acts on: all, inner, outer or numbers with commas, 0
+            the outermost; by default as the model.
+        licence: Licence of the weights, such as cc-by-4.0.
+        results: Markdown with measured figures for the model card, such as the results.md of
+            evaluate.
+    """
+
+    ckpt: str = "last"
+    num_heads: int | None = None
+    schedule: Literal["vp", "linear", "cosine", "sd"] | None = None
+    dtype: Literal["float32", "float16"] = "float32"
+    data: Literal["cifar10", "cifar100"] | None = None
+    skips: str | None = None
+    licence: str | None = None
+    results: Path | None = None
+
+
+def build_parser() -> Parser:
+    """Options of the command."""
+    parser = Parser("export", __doc__, ExportOptions)
+    parser.add_argument(
+        "out", type=str, help="file to write, .safetensors or .pth; a directory; or hf://user/name"
+    )
     return parser
 
 
@@ -39,16 +57,18 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: The command line; None takes that of the process.
     """
-    args = build_parser().parse_args(arguments)
+    parser = build_parser()
+    (args,) = parser.read(arguments)
+    target = parser.values.out
 
     import torch
 
     from uvit_lit.model import HUB, hub_errors, load_model
     from uvit_lit.weights import write_official, write_safetensors
 
-    with checked_input():
-        out = Path(args.out)
-        if not args.out.startswith(HUB) and out.suffix not in (".safetensors", ".pth", ""):
+    with checked_input(parser.values.debug):
+        out = Path(target)
+        if not target.startswith(HUB) and out.suffix not in (".safetensors", ".pth", ""):
             raise InputError(
                 f"out is {out}; accepted: a name with .safetensors or .pth, a directory (no "
                 f"suffix), or {HUB}user/name"
@@ -60,13 +80,13 @@ def main(arguments: list[str] | None = None) -> None:
         model = load_model(args.ckpt, num_heads=args.num_heads, schedule=args.schedule)
         model.licence = args.licence or model.licence
         model.data = {**model.data, **({"name": args.data} if args.data else {})}
-        model.skips = model.skips if args.skips is None else args.skips
+        model.default_skips = args.skips or model.default_skips
         model.choose_skips()
         model.denoiser.to(getattr(torch, args.dtype))
         card = {"results": args.results.read_text() if args.results else ""}
-        if args.out.startswith(HUB):
-            with hub_errors(args.out):
-                print(model.push_to_hub(args.out.removeprefix(HUB), model_card_kwargs=card))
+        if target.startswith(HUB):
+            with hub_errors(target):
+                print(model.push_to_hub(target.removeprefix(HUB), model_card_kwargs=card))
         elif not out.suffix:
             model.save_pretrained(out, model_card_kwargs=card)
             print(out)

@@ -1,15 +1,22 @@
-"""What the commands share: one clear line for a mistake, lists with commas, options."""
+"""From a command line to dataclasses of options; one clear line for a mistake."""
 
-import argparse
+import json
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+import traceback
+import types
+import warnings
+from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from uvit_lit.errors import InputError
-from uvit_lit.options import PRESETS
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from uvit_lit.errors import InputError, Note
 
 
 def fail(message: object, status: int) -> NoReturn:
@@ -23,127 +30,224 @@ def fail(message: object, status: int) -> NoReturn:
     sys.exit(status)
 
 
-class Parser(argparse.ArgumentParser):
-    """Argument parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Report a mistake on the command line."""
-        fail(message, 2)
-
-
 @contextmanager
-def checked_input() -> Iterator[None]:
-    """Turn what bad input raises into one line: values status 2, the machine's limits status 1."""
+def checked_input(debug: bool = False) -> Iterator[None]:
+    """Turn a mistake into one line and status 2, a failed operation into one and status 1.
+
+    Args:
+        debug: Whether to print the traceback of a mistake first.
+    """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = _note(warnings.showwarning)
+            yield
     except InputError as error:
+        if debug:
+            traceback.print_exc()
         fail(error, 2)
+    except BrokenPipeError:  # the reader of the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         fail(error, 1)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch is not imported here
+        if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
             raise
         fail("out of memory: choose a smaller batch size", 1)
 
 
-def comma_list(convert: Callable) -> Callable[[str], list]:
-    """Argparse type of a list with commas: ``comma_list(float)("1,0.5")`` is [1.0, 0.5]."""
+def _note(show: Callable[..., None]) -> Callable[..., None]:
+    """Show the package's own warnings as one line, others as before."""
 
-    def parse(text: str) -> list:
-        return [convert(item.strip()) for item in text.split(",")]
+    def show_note(message: Any, category: type[Warning], *rest: Any, **options: Any) -> None:
+        if issubclass(category, Note):
+            print(f"note: {message}", file=sys.stderr)
+        else:
+            show(message, category, *rest, **options)
 
-    parse.__name__ = f"comma-separated {convert.__name__}"
-    return parse
-
-
-def add_weights_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of what official weights do not say."""
-    add = parser.add_argument
-    add("--num_heads", type=int, help="heads, of official weights that are no published model's")
-    add("--schedule", help="vp, linear, cosine or sd, of such weights (default: the published)")
+    return show_note
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of everything that runs a trained model with other skips."""
-    add = parser.add_argument
-    add("--ckpt", default="pretrained", help="checkpoint, .safetensors file, official .pth file or "
-        "directory; 'last': the newest under runs/; 'pretrained' (default): the model of CIFAR-10 "
-        "that comes with uvit_lit")  # fmt: skip
-    add("--vae", help="autoencoder of a latent model: directory with a diffusers AutoencoderKL, or "
-        "Hub name (default: the one it was trained with)")  # fmt: skip
-    add("--img_size", type=int, help="another image size than the trained one (pixels, or latents)")
-    add_weights_options(parser)
-    add("--skips", help="long skips that s, b, the filter and so on act on: all, inner (the "
-        "innermost one), outer (the outermost one), or numbers with commas, 0 the outermost "
-        "(default: as the model's file says, else all; a list of values acts on all)")  # fmt: skip
-    add("--order", type=int, help="order of butterworth, chebyshev and chebyshev2, 1 to 12")
-    add("--ripple", type=float, help="passband ripple of chebyshev in dB, 0.05 to 6")
-    add("--attenuation", type=float, help="stopband attenuation of chebyshev2 in dB, 10 to 80")
-    add(
-        "--b_channels",
-        type=float,
-        help="fraction of channels that b amplifies (default: as trained)",
-    )
-    add("--t_range", type=comma_list(float), help="first,last t in [0, 1] at which s and b act; "
-        "1 is noise")  # fmt: skip
-    add("--t_fade", type=float, default=0.0, help="width in t of a smooth edge of t_range "
-        "(default: 0, a switch)")  # fmt: skip
-    add("--device", default="auto", help="auto (default), cpu, cuda or mps")
-    add("--out", type=Path, default=Path("samples"), help="directory (default: samples/)")
+class _Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Help without the types and defaults that say nothing to a user."""
+
+    def _get_help_string(self, action: Action) -> str:
+        text = action.help or ""
+        shown = not any(action.default is value for value in (None, SUPPRESS, False))
+        return f"{text} (default: {_typed(action.default)})" if shown else text
+
+    def _format_action_invocation(self, action: Action) -> str:
+        return ", ".join(
+            self._with_metavar(action, option)
+            for option in action.option_strings
+            if not option.endswith("+")
+        ) or str(action.metavar or action.dest)
+
+    def _with_metavar(self, action: Action, option: str) -> str:
+        return option if action.nargs == 0 or not action.metavar else f"{option} {action.metavar}"
 
 
-def add_skip_options(parser: argparse.ArgumentParser) -> None:
-    """Add s, b, filter and cutoff of one setting, each with a value per long skip if wanted."""
-    add, floats = parser.add_argument, comma_list(float)
-    named = "; ".join(
-        f"{name}: {', '.join(f'{key} {value}' for key, value in settings.items())}"
-        for name, settings in PRESETS.items()
-    )
-    add("--preset", help=f"settings by name ({named}, cutoff one frequency); other options come "
-        "before them")  # fmt: skip
-    add("--s", type=floats, help="skip scale, at least 0; 1 is no change (default: as trained); a "
-        "list is one value per long skip, outermost first, or per skip of --skips")  # fmt: skip
-    add("--b", type=floats, help="backbone scale, at least 0; 1 is no change (default: as trained)")
-    add("--filter", help="low-pass that s scales: step, butterworth, chebyshev, chebyshev2, "
-        "freeu_box, or none (default: as trained, else step)")  # fmt: skip
-    add("--cutoff", type=floats, help="edge of the filter, fraction of Nyquist, up to sqrt(2)")
+def _typed(value: Any) -> str:
+    """A value as it is typed on the command line."""
+    if isinstance(value, list | tuple):
+        return ",".join(_typed(item) for item in value)
+    return "trained" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def add_sampling_options(parser: argparse.ArgumentParser, n: int) -> None:
-    """Add the options of everything that samples; ``n`` is the default number of images."""
-    add_model_options(parser)
-    add = parser.add_argument
-    add("--classes", type=comma_list(str), help="class names or numbers (default: all); "
-        "evaluate.py draws one for each image, the others cycle through them")  # fmt: skip
-    add("--cfg", type=float, default=1.0, help="guidance scale; 1 (default): no guidance")
-    add("--n", type=int, default=n, help=f"number of images (default: {n})")
-    add("--seed", type=int, default=0, help="seed of the first image (default: 0)")
-    add("--solver", default="dpmpp", help="ddpm, ddim, dpmpp (default), sde-dpmpp, unipc or heun")
-    add("--steps", type=int, default=25, help="solver steps, 1 to 1000 (default: 25)")
-    add("--precision", default="32-true", help="32-true (default), bf16-mixed or 16-mixed: faster "
-        "where the device has such products")  # fmt: skip
-    add("--batch_size", type=int, default=64, help="images computed at once (default: 64)")
-    add("--devices", type=int, help="processes that share the images, each with a device "
-        "(default: 1, or what torchrun started)")  # fmt: skip
+def _members(hint: Any) -> list[Any]:
+    """The types of a union but None, or the type itself."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return [member for member in get_args(hint) if member is not type(None)]
+    return [hint]
 
 
-def scale(text: str) -> float | None:
-    """A number, or None for ``trained``."""
-    return None if text == "trained" else float(text)
+def _is_list(hint: Any) -> bool:
+    return any(get_origin(member) in (list, tuple) for member in _members(hint))
 
 
-def add_cell_options(parser: argparse.ArgumentParser, s: str, b: str) -> None:
-    """Add the options of a grid over the settings of the skips.
+def _accepted(hint: Any) -> str:
+    """What a type accepts, in words."""
+    words = {
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        Path: "a path",
+        bool: "true or false",
+    }
+    members = _members(hint)
+    if len(members) > 1 and all(get_origin(member) is not list for member in members):
+        return " or ".join(_accepted(member) for member in members)
+    member = members[-1]
+    if get_origin(member) is Literal:
+        return ", ".join(map(str, get_args(member)))
+    if get_origin(member) is tuple:
+        return f"{len(get_args(member))} numbers with a comma between them"
+    if get_origin(member) is list:
+        item = get_args(member)[0]
+        single = _accepted(item)
+        return f"{single}, or several with commas"
+    return words.get(member, str(member))
+
+
+def _metavar(hint: Any) -> str:
+    """How a value of a type is written in the help."""
+    member = _members(hint)[-1]
+    if get_origin(member) is Literal:
+        return "{" + ",".join(map(str, get_args(member))) + "}"
+    if get_origin(member) is tuple:
+        return ",".join("X" * len(get_args(member)))
+    if get_origin(member) is list:
+        item = _metavar(get_args(member)[0])
+        return f"{item}[,...]"
+    return {int: "N", float: "X", str: "NAME", Path: "PATH"}.get(member, "")
+
+
+class Parser(ArgumentParser):
+    """Options of a command: the fields of some dataclasses, each a group of the help.
+
+    Lists are typed with commas; an option may not be abbreviated.
 
     Args:
-        parser: Where to add them.
-        s: Skip scales by default, as on the command line.
-        b: Backbone scales likewise.
+        command: Name of the command.
+        description: Text above the options.
+        groups: Dataclasses whose fields are options, documented by their docstrings. Of two fields
+            of the same name the first is the option, and the other keeps its default.
+        defaults: Other defaults than those of the dataclasses.
     """
-    add, floats = parser.add_argument, comma_list(float)
-    for name, default, what in (("--s", s, "skip scales"), ("--b", b, "backbone scales")):
-        add(name, type=comma_list(scale), default=default,
-            help=f"{what}, or trained (default: {default})")  # fmt: skip
-    add("--filter", type=comma_list(str), default=[None], help="low-passes (default: as trained, "
-        "else step)")  # fmt: skip
-    add("--cutoff", type=floats, default=[None], help="cutoffs (default: as trained)")
+
+    def __init__(
+        self, command: str, description: str | None, *groups: type, **defaults: Any
+    ) -> None:
+        super().__init__(
+            prog=f"uvit-lit {command}",
+            usage=f"uvit-lit {command} [options]",
+            description=description,
+            exit_on_error=False,
+            allow_abbrev=False,
+            default_env=False,
+            formatter_class=_Help,
+        )
+        self.dataclasses = groups
+        self.hints: dict[str, Any] = {}
+        for group in groups:
+            self.add_class_arguments(group, skip=set(self.hints))
+            self.hints = {**get_type_hints(group), **self.hints}
+        self.set_defaults(defaults)
+        self.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+        for action in self._actions:
+            if action.dest in self.hints:
+                action.metavar = _metavar(self.hints[action.dest])
+
+    def read(self, arguments: Sequence[str] | None = None) -> list[Any]:
+        """One instance of each dataclass from a command line; None takes that of the process.
+
+        A mistake prints one line and leaves with status 2.
+        """
+        given = self._join(sys.argv[1:] if arguments is None else list(arguments))
+        try:
+            values = self.parse_args(given)
+        except Exception as error:  # of argparse or jsonargparse, which have several
+            fail(self._explain(str(error), given), 2)
+        self.values = values
+        taken: set[str] = set()
+        instances = []
+        for group in self.dataclasses:
+            own = {field.name for field in fields(group)} - taken
+            instances.append(group(**{name: values[name] for name in own}))
+            taken |= own
+        return instances
+
+    def _join(self, arguments: list[str]) -> list[str]:
+        """Join every option with its value, so that it may begin with a minus, and mark lists."""
+        joined = []
+        items = iter(arguments)
+        for item in items:
+            name, equals, value = item.partition("=")
+            field = name.removeprefix("--")
+            if not name.startswith("--") or field not in self.hints:
+                joined.append(item)
+                continue
+            if self.hints[field] is bool:
+                joined.append(item if equals else f"{name}=true")
+                continue
+            if not equals:
+                following = next(items, None)
+                if following is None or following.partition("=")[0] in self._option_string_actions:
+                    fail(f"{name} has no value; accepted: {_accepted(self.hints[field])}", 2)
+                value = following
+            joined.append(f"{name}={self._quoted(self.hints[field], value)}")
+        return joined
+
+    @staticmethod
+    def _quoted(hint: Any, value: str) -> str:
+        """A list with commas as JSON."""
+        if not _is_list(hint):
+            return value
+        members = _members(hint)
+        if len(members) > 1 and "," not in value:
+            return value
+        items = [item.strip() for item in value.split(",")]
+        is_text = get_args(members[-1])[0] is str
+        quoted = [json.dumps(item) if is_text or not _is_number(item) else item for item in items]
+        return f"[{','.join(quoted)}]"
+
+    def _explain(self, message: str, given: list[str]) -> str:
+        """One line for an error of jsonargparse."""
+        key = re.search(r'(?:Parser key|argument) "?(?:--)?(\w+)', message)
+        if key is None or key[1] not in self.hints:
+            unknown = re.search(r"unrecognized arguments: (.*)", message, re.DOTALL)
+            return f"unknown option {unknown[1]}; see --help" if unknown else message
+        name = key[1]
+        typed = [item.split("=", 1)[1] for item in given if item.startswith(f"--{name}=")]
+        value = typed[-1].strip("[]").replace('"', "")
+        return f"{name} is {value!r}; accepted: {_accepted(self.hints[name])}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

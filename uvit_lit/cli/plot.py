@@ -1,27 +1,37 @@
 """Draw the low-pass families at one cutoff, or the filters of a trained model.
 
-``uvit-lit plot families OUT`` draws the families, ``uvit-lit plot gains OUT --ckpt PATH`` the
-filters of a model; the suffix of OUT (png, pdf, svg) chooses the format.
+    uvit-lit plot families families.png
+    uvit-lit plot gains gains.pdf --ckpt last
+
+The suffix of the file (png, pdf, svg) chooses the format.
 """
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from uvit_lit.cli.options import Parser, checked_input
 from uvit_lit.errors import InputError
 
 
-def build_parser() -> argparse.ArgumentParser:
+@dataclass(frozen=True)
+class PlotOptions:
+    """The figure.
+
+    Attributes:
+        ckpt: Checkpoint of the gains; last is the newest below runs/.
+        cutoff: Cutoff of the families, fraction of Nyquist, up to sqrt(2).
+    """
+
+    ckpt: str = "last"
+    cutoff: float = 0.5
+
+
+def build_parser() -> Parser:
     """Options of the command."""
-    parser = Parser(prog="uvit-lit plot", description=__doc__)
-    figures = parser.add_subparsers(dest="figure", required=True)
-    for name, summary in (("families", "the responses"), ("gains", "the filters of a model")):
-        figure = figures.add_parser(name, help=summary)
-        figure.add_argument("out", type=Path, help="file to write: .png, .pdf or .svg")
-        if name == "families":
-            figure.add_argument("--cutoff", type=float, default=0.5, help="default: 0.5")
-        else:
-            figure.add_argument("--ckpt", default="last", help="default: the newest under runs/")
+    parser = Parser("plot", __doc__, PlotOptions)
+    parser.add_argument("figure", type=Literal["families", "gains"], help="families or gains")
+    parser.add_argument("out", type=Path, help="file to write: .png, .pdf or .svg")
     return parser
 
 
@@ -31,22 +41,24 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: The command line; None takes that of the process.
     """
-    args = build_parser().parse_args(arguments)
+    parser = build_parser()
+    (options,) = parser.read(arguments)
+    out = parser.values.out
 
     from uvit_lit.filters import MAX_FREQUENCY
     from uvit_lit.model import load_model
     from uvit_lit.plots import figure_format, plot_families, plot_gains, save_figure
 
-    with checked_input():
-        figure_format(args.out)  # refused before the work
-        if args.figure == "families":
-            if not 0 < args.cutoff <= MAX_FREQUENCY:
-                raise InputError(f"cutoff is {args.cutoff}; accepted: above 0, at most sqrt(2)")
-            figure = plot_families(args.cutoff)
+    with checked_input(parser.values.debug):
+        figure_format(out)  # refused before the work
+        if parser.values.figure == "families":
+            if not 0 < options.cutoff <= MAX_FREQUENCY:
+                raise InputError(f"cutoff is {options.cutoff}; accepted: above 0, at most sqrt(2)")
+            figure = plot_families(options.cutoff)
         else:
-            figure = plot_gains(list(load_model(args.ckpt).denoiser.backbone.long_skips))
-        save_figure(figure, args.out)
-    print(args.out)
+            figure = plot_gains(list(load_model(options.ckpt).denoiser.backbone.long_skips))
+        save_figure(figure, out)
+    print(out)
 
 
 if __name__ == "__main__":

@@ -1,63 +1,76 @@
-"""Generate images with a trained U-ViT at any level of detail.
+"""Generate images at any level of detail.
 
-s scales the low frequencies of the long skips, b amplifies the backbone features that meet them;
-without --s and --b the model samples as it was trained. Image k has the seed SEED + k and is the
-same picture whatever --n and --batch_size are. A single value acts on the long skips that --skips
-or else the model names. A list has commas: --s 0.9,0.7,0.5,0.5 gives one value per long skip, from
-the outermost pair of blocks to the innermost.
+    uvit-lit sample --s 0.5 --b 1.3
+
+s scales the low frequencies of the long skips, b amplifies the backbone features that meet them.
+Image k has the seed SEED + k and is the same picture whatever --n and --batch_size are.
 """
 
-import argparse
 import json
 import math
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from uvit_lit.cli.options import Parser, add_sampling_options, add_skip_options, checked_input
+from uvit_lit.cli.options import Parser, checked_input
 from uvit_lit.files import free_stem, replacing, write, write_png
+from uvit_lit.options import ModelOptions, SamplingOptions, SkipOptions
 
-if TYPE_CHECKING:  # heavy: imported after the arguments are parsed
+if TYPE_CHECKING:  # heavy: imported after the options are read
     from torch import Tensor
 
 GRID_IMAGE_SIZE = 64
 """Images smaller than this are enlarged in the grid, by a whole factor."""
 
-
-def build_parser() -> argparse.ArgumentParser:
-    """Options of sample.py."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_skip_options(parser)
-    add_sampling_options(parser, n=16)
-    add = parser.add_argument
-    add("--images", action="store_true", help="also write every image as a PNG file")
-    add("--npz", action="store_true", help="also write all images into one npz file")
-    return parser
+GRID_IMAGES = 400
+"""Images that the grid shows, at most."""
 
 
-def save(args: argparse.Namespace, stem: Path, pixels: "Tensor", parameters: dict) -> Path:
-    """Write the grid, its parameters, and on request the images; return the grid's path."""
-    import numpy as np
+@dataclass(frozen=True)
+class OutputOptions:
+    """Files.
+
+    Attributes:
+        out: Directory for the grid and its parameters.
+        images: Also write every image as a PNG file.
+        npz: Also write all images into one npz file.
+    """
+
+    out: Path = Path("samples")
+    images: bool = False
+    npz: bool = False
+
+
+def build_parser() -> Parser:
+    """Options of the command."""
+    return Parser("sample", __doc__, SkipOptions, SamplingOptions, ModelOptions, OutputOptions)
+
+
+def stem_of(name: str, skips: SkipOptions, *more: str) -> str:
+    """Name of a picture: the run or file of the model, the settings given, and ``more``."""
+    parts = [name, *([skips.preset] if skips.preset else [])]
+    for knob in ("s", "b"):
+        value = getattr(skips, knob)
+        if value is not None:
+            values = value if isinstance(value, list) else [value]
+            parts.append(knob + "-".join(f"{v:g}" for v in values))
+    if skips.skips is not None:
+        parts.append("skips-" + skips.skips.replace(",", "-"))
+    return "_".join([*parts, *more])
+
+
+def write_grid(path: Path, pixels: "Tensor", parameters: dict[str, Any]) -> None:
+    """Write images side by side: one column a class where that fills the rows."""
     from torchvision.utils import make_grid
 
     zoom = max(1, GRID_IMAGE_SIZE // pixels.shape[-1])
     enlarged = pixels.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
     classes = len(set(parameters["labels"] or [0]))
-    columns = classes if classes > 1 and args.n % classes == 0 else math.ceil(math.sqrt(args.n))
-    grid = stem.with_name(stem.name + ".png")
-    arrange = make_grid(enlarged, nrow=columns)
-    write_png(grid, arrange.permute(1, 2, 0).numpy(), parameters)
-    write(stem.with_name(stem.name + ".json"), json.dumps(parameters, indent=2).encode())
-    if args.images:
-        for k, image in enumerate(pixels):
-            seed, label = args.seed + k, (parameters["labels"] or [None] * args.n)[k]
-            name = f"{stem.name}_image{seed}.png"
-            own = {**parameters, "seed": seed, "label": label}
-            write_png(stem.with_name(name), image.permute(1, 2, 0).numpy(), own)
-    if args.npz:
-        with replacing(stem.with_name(stem.name + ".npz")) as file:
-            np.savez(file, images=pixels.permute(0, 2, 3, 1).numpy(),
-                     labels=np.array(parameters["labels"] or []))  # fmt: skip
-    return grid
+    fills = classes > 1 and len(pixels) % classes == 0
+    columns = classes if fills else math.ceil(math.sqrt(len(pixels)))
+    grid = make_grid(enlarged, nrow=columns)
+    write_png(path, grid.permute(1, 2, 0).numpy(), parameters)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -66,20 +79,44 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: The command line; None takes that of the process.
     """
-    args = build_parser().parse_args(arguments)
+    parser = build_parser()
+    skips, sampling, model_options, output = parser.read(arguments)
 
-    from uvit_lit.generation import Generation, set_skips, stem_of
+    import numpy as np
+    import torch
 
-    with checked_input():
-        generation = Generation.from_options(args)
-        set_skips(generation.model, args)
-        stem = free_stem(args.out, stem_of(generation.model, args, f"seed{args.seed}"))
+    from uvit_lit.generation import Generation
+
+    with checked_input(parser.values.debug), ExitStack() as stack:
+        generation = Generation.load(model_options, sampling)
+        stack.enter_context(generation.model.skips(skips))
+        parameters = generation.parameters(skips)
+        stem = free_stem(output.out, stem_of(generation.model.name, skips, f"seed{sampling.seed}"))
         generation.launch()
-    with checked_input(), generation.bar(1) as bar:
-        pixels = generation.run(bar)
-    if generation.devices.is_main:
-        with checked_input():
-            print(save(args, stem, pixels, generation.parameters(args)))
+        shown: list[Tensor] = []
+        done = 0
+        bar = stack.enter_context(generation.bar())
+        for pixels in generation.stream(bar):
+            if generation.devices.is_main and output.images:
+                for k, image in enumerate(pixels, done):
+                    label = None if generation.labels is None else generation.labels[k]
+                    own = {**parameters, "seed": sampling.seed + k, "labels": label, "n": 1}
+                    name = f"{stem.name}_image{sampling.seed + k}.png"
+                    write_png(stem.with_name(name), image.permute(1, 2, 0).numpy(), own)
+            if done < GRID_IMAGES or output.npz:
+                shown.append(pixels)
+            done += len(pixels)
+        if not generation.devices.is_main:
+            return
+        images = torch.cat(shown)
+        grid = stem.with_name(stem.name + ".png")
+        write_grid(grid, images[:GRID_IMAGES], parameters)
+        write(grid.with_suffix(".json"), json.dumps(parameters, indent=2).encode())
+        if output.npz:
+            with replacing(grid.with_suffix(".npz")) as file:
+                labels = np.array(generation.labels or [])
+                np.savez(file, images=images.permute(0, 2, 3, 1).numpy(), labels=labels)
+        print(grid)
 
 
 if __name__ == "__main__":

@@ -1,53 +1,54 @@
-"""Draw a grid over s and b with the same seeds in every cell, and measure the detail in each.
+"""Draw a grid over two settings with the same seeds in every cell, and measure the detail in each.
 
---s 0.2,0.6,1.0 are the rows, --b 1.0,1.2,1.4 the columns; several values of --cutoff or --filter
-make one figure each. The directory below --out holds the figures, the cells as images, and
-detail.csv with the mean of every detail metric and its 95 % interval over the images; where the
-sweep has s = 1, b = 1 (else one with either as trained) also the difference to it, paired by seed.
-A cell that is there already is not computed again, so an interrupted sweep goes on, and more values
-can be added later.
+    uvit-lit sweep --s 0.2,0.6,1.0 --b 1.0,1.2,1.4
+
+The first two options with several values are the rows and the columns (s and b come first); more
+of them make one figure each. The directory below --out holds the figures, the cells as images, and
+detail.csv with the mean of every detail metric and its 95 % interval over the images, and where the
+grid has s = 1, b = 1 (else one with either as trained) also the difference to it, paired by seed.
+A cell that is there already is not computed again: an interrupted sweep goes on.
 """
 
-import argparse
 import csv
 import io
-from itertools import product
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from uvit_lit.cli.options import Parser, add_cell_options, add_sampling_options, checked_input
+from uvit_lit.cli.options import Parser, checked_input
 from uvit_lit.files import read_png, write, write_png
+from uvit_lit.options import Cell, GridOptions, ModelOptions, SamplingOptions, SkipOptions
 
-if TYPE_CHECKING:  # heavy: imported after the arguments are parsed
+if TYPE_CHECKING:  # heavy: imported after the options are read
     from torch import Tensor
     from tqdm import tqdm
 
-    from uvit_lit.generation import Cell, Generation
+    from uvit_lit.generation import Generation
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Options of sweep.py."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_cell_options(parser, s="0.2,0.6,1", b="1,1.2,1.4")
-    add_sampling_options(parser, n=8)
-    return parser
+@dataclass(frozen=True)
+class SweepOptions:
+    """Files.
+
+    Attributes:
+        out: Directory for the directory of the sweep.
+    """
+
+    out: Path = Path("samples")
 
 
-def draw(
-    cell: "Cell",
-    path: Path,
-    generation: "Generation",
-    args: argparse.Namespace,
-    bar: "tqdm",
-) -> "Tensor":
+def build_parser() -> Parser:
+    """Options of the command."""
+    groups = (GridOptions, SkipOptions, SamplingOptions, ModelOptions, SweepOptions)
+    return Parser("sweep", __doc__, *groups, s=[0.2, 0.6, 1.0], b=[1.0, 1.2, 1.4], n=8)
+
+
+def draw(generation: "Generation", skips: SkipOptions, path: Path, bar: "tqdm") -> "Tensor":
     """Images of a cell, (images, 3, H, W) uint8: those at ``path`` if made alike, else new ones."""
     import torch
 
-    from uvit_lit.generation import set_skips
-
-    set_skips(generation.model, args, **cell._asdict())
-    parameters = generation.parameters(args)
-    parameters["ckpt"] = generation.model.path.name  # the directory's name knows its content
+    parameters = generation.parameters(skips)
+    parameters["ckpt"] = generation.model.path.name  # its content is in the hash
     stored = generation.devices.decide(read_png(path))
     if stored is not None and stored[1] == parameters:
         bar.update(generation.devices.share(len(generation.seeds)) * generation.calls)
@@ -63,20 +64,46 @@ def draw(
 def table(values: "dict[Cell, dict[str, Tensor]]") -> str:
     """CSV: one row per cell and metric."""
     from uvit_lit.detail import estimate
-    from uvit_lit.generation import Cell
 
+    names = [name for name, _ in next(iter(values)).values]
     text = io.StringIO()
     writer = csv.writer(text)
     ends = ("mean", "low", "high")
-    writer.writerow([*Cell._fields, "metric", "images", *ends, *(f"difference_{e}" for e in ends)])
+    writer.writerow([*names, "metric", "images", *ends, *(f"difference_{e}" for e in ends)])
     for cell, metrics in values.items():
         unchanged = cell.unchanged(values)
         for name, numbers in metrics.items():
-            row = [*cell, name, len(numbers), *(f"{x:.6g}" for x in estimate(numbers))]
+            row: list[Any] = [value for _, value in cell.values]
+            row += [name, len(numbers), *(f"{x:.6g}" for x in estimate(numbers))]
             if unchanged is not None:
                 row += [f"{x:.6g}" for x in estimate(numbers - values[unchanged][name])]
             writer.writerow(row)
     return text.getvalue()
+
+
+def figures(images: "dict[Cell, Tensor]", note: str) -> "dict[str, Any]":
+    """Figures by name: a grid and the spectra, one pair for every value of further axes."""
+    from uvit_lit.plots import plot_cell_spectra, plot_cells
+
+    axes = {
+        name: dict.fromkeys(dict(cell.values)[name] for cell in images)
+        for name, _ in next(iter(images)).values
+    }
+    several = [name for name, values in axes.items() if len(values) > 1]
+    rest = [name for name in axes if name not in several]
+    shown = (several + rest)[:2]
+    panels: dict[Cell, dict[Cell, Any]] = {}
+    for cell, pixels in images.items():
+        other = Cell(tuple(pair for pair in cell.values if pair[0] not in shown))
+        own = Cell(tuple(pair for pair in cell.values if pair[0] in shown))
+        panels.setdefault(other, {})[own] = pixels
+    drawn = {}
+    for other, cells in panels.items():
+        suffix = f"_{other.stem()}" if other.values else ""
+        text = f"{other.title()}; {note}" if other.values else note
+        drawn[f"grid{suffix}"] = plot_cells(cells, text)
+        drawn[f"spectra{suffix}"] = plot_cell_spectra(cells, text)
+    return drawn
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -85,52 +112,49 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: The command line; None takes that of the process.
     """
-    args = build_parser().parse_args(arguments)
+    parser = build_parser()
+    grid, skips, sampling, options, files = parser.read(arguments)
+
+    from dataclasses import asdict, replace
 
     from torch.utils.tensorboard import SummaryWriter
 
     from uvit_lit.detail import measure_detail
-    from uvit_lit.generation import Cell, Generation
-    from uvit_lit.plots import plot_cell_spectra, plot_cells, save_figure
+    from uvit_lit.generation import Generation
+    from uvit_lit.plots import save_figure
 
-    with checked_input():
-        generation = Generation.from_options(args)
-        cells = generation.cells(args)
-        out = generation.directory(args.out, "sweep", [
-            generation.identity(), args.seed, args.n, generation.labels, args.t_range, args.t_fade,
-            generation.model.choose_skips(args.skips), args.order, args.ripple, args.attenuation,
-            args.b_channels,
-        ])  # fmt: skip
+    skips, sampling = grid.fixed(skips), grid.fixed(sampling)
+    with checked_input(parser.values.debug):
+        generation = Generation.load(options, sampling)
+        model, cells = generation.model, grid.cells()
+        drawn = {cell: replace(generation, options=cell.apply(sampling)) for cell in cells}
+        for cell in cells:  # every one is validated before the work begins
+            with model.skips(cell.apply(skips)):
+                pass
+        out = generation.directory(
+            files.out, "sweep", [generation.identity(), asdict(skips), model.default_skips]
+        )
         generation.launch()
-
-    with checked_input(), generation.bar(len(cells), desc="sweep") as bar:
-        images = {
-            cell: draw(cell, out / "cells" / f"{cell.stem()}.png", generation, args, bar)
-            for cell in cells
-        }
-    if not generation.devices.is_main:
-        return
-    values = {cell: measure_detail(pixels) for cell, pixels in images.items()}
-    with checked_input():
+        images = {}
+        with generation.bar(len(cells), desc="sweep") as bar:
+            for cell in cells:
+                chosen = cell.apply(skips)
+                with model.skips(chosen):
+                    path = out / "cells" / f"{cell.stem()}.png"
+                    images[cell] = draw(drawn[cell], chosen, path, bar)
+        if not generation.devices.is_main:
+            return
+        values = {cell: measure_detail(pixels) for cell, pixels in images.items()}
         write(out / "detail.csv", table(values).encode())
-        model = generation.model
         note = (
-            f"{model.name}, {model.training}; seeds {args.seed} to {args.seed + args.n - 1}; "
-            f"{args.solver}, {args.steps} steps, {args.precision}"
+            f"{model.name}, {model.training}; seeds {sampling.seed} to "
+            f"{sampling.seed + sampling.n - 1}; {sampling.solver}, {sampling.steps} steps, "
+            f"{sampling.precision}"
         )
         writer = SummaryWriter(str(out))
-        for low_pass, cutoff in product(args.filter, args.cutoff):
-            chosen = {(c.s, c.b): images[c] for c in cells if c[:2] == (low_pass, cutoff)}
-            suffix = Cell(low_pass, cutoff, 1, 1).stem().removesuffix("s1_b1").rstrip("_")
-            text = f"{suffix}; {note}" if suffix else note
-            unchanged = Cell(low_pass, cutoff, None, None).unchanged(images)
-            scales = unchanged and (unchanged.s, unchanged.b)
-            for name, figure in (
-                ("grid", plot_cells(chosen, text)),
-                ("spectra", plot_cell_spectra(chosen, text, scales)),
-            ):
-                save_figure(figure, out / ("_".join(filter(None, [name, suffix])) + ".png"))
-                writer.add_figure(f"sweep/{name} {suffix}".strip(), figure)
+        for name, figure in figures(images, note).items():
+            save_figure(figure, out / f"{name}.png")
+            writer.add_figure(f"sweep/{name}", figure)
         writer.close()
     print(out)
 

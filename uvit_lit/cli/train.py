@@ -4,6 +4,7 @@
 chooses another recipe, every entry of which is also an option; ``--ckpt_path last`` resumes.
 """
 
+import argparse
 import inspect
 import logging
 import os
@@ -19,7 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from uvit_lit.cli.options import Parser, checked_input, fail
+from uvit_lit.cli.options import checked_input, fail
 from uvit_lit.data.datamodule import ImageData
 from uvit_lit.distributed import keep_memory
 from uvit_lit.errors import InputError
@@ -164,9 +165,12 @@ def check_run(cli: TrainCLI) -> None:
 
 def choose_config() -> None:
     """Add the default configuration to a command line that names none; refuse one without file."""
-    parser = Parser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", action="append", default=[])
-    named = parser.parse_known_args()[0].config
+    try:
+        named: list[str] = parser.parse_known_args()[0].config
+    except argparse.ArgumentError as error:
+        fail(error, 2)
     for path in named:
         if not Path(path).is_file():
             fail(f"configuration {path} does not exist", 2)

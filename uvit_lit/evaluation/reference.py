@@ -1,12 +1,7 @@
-"""The real images that samples are measured against: pixels, spectrum, features, and classes.
+"""The real images that samples are measured against: pixels, spectrum, features and classes."""
 
-``args`` are the options of evaluate.py: data, data_root, split, stats, batch_size,
-inception_weights.
-"""
-
-import argparse
 import hashlib
-import sys
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,12 +11,13 @@ from torch import Tensor
 from uvit_lit.data.datamodule import ImageData
 from uvit_lit.data.folder import Images
 from uvit_lit.detail import band_decibels
-from uvit_lit.errors import InputError
+from uvit_lit.errors import InputError, Note
 from uvit_lit.evaluation.distances import Reference
 from uvit_lit.evaluation.features import Features
 from uvit_lit.evaluation.probe import Probe
 from uvit_lit.files import file_hash, write_torch
 from uvit_lit.generation import Generation
+from uvit_lit.options import ReferenceOptions
 from uvit_lit.weights import load
 
 SPECTRUM_IMAGES = 10_000
@@ -34,11 +30,11 @@ CACHE = Path("data/cache")
 """Where features and probes of real images are kept."""
 
 
-def open_data(args: argparse.Namespace, generation: Generation, download: bool) -> ImageData:
+def open_data(options: ReferenceOptions, generation: Generation, download: bool) -> ImageData:
     """The data, all splits in memory.
 
     Args:
-        args: Which data; by default the model's.
+        options: Which data; by default the model's.
         generation: Says the image size and what the model was trained on.
         download: Whether data that are missing may be downloaded.
 
@@ -47,8 +43,8 @@ def open_data(args: argparse.Namespace, generation: Generation, download: bool) 
         OSError: If they cannot be read or downloaded.
     """
     known = generation.model.data
-    name = args.data or known.get("name")
-    root = args.data_root or (known.get("root") if name == known.get("name") else None)
+    name = options.data or known.get("name")
+    root = options.data_root or (known.get("root") if name == known.get("name") else None)
     if name is None or (name == "folder" and root is None):
         raise InputError("the checkpoint does not say its data: give --data and --data_root")
     data = ImageData(name, root or "data", image_size=generation.image_size)
@@ -62,13 +58,13 @@ def open_data(args: argparse.Namespace, generation: Generation, download: bool) 
     if error is not None:
         raise OSError(error)
     data.setup()
-    if args.split == "test" and data.validation is None:
+    if options.split == "test" and data.validation is None:
         raise InputError("the data has no test split; accepted: --split train")
     return data
 
 
 def find_data(
-    args: argparse.Namespace, generation: Generation, metrics: set[str]
+    options: ReferenceOptions, generation: Generation, metrics: set[str]
 ) -> ImageData | None:
     """The data; None with --stats, and where the detail can do without.
 
@@ -76,16 +72,16 @@ def find_data(
         ValueError: As ``open_data``, if one of the metrics needs them.
         OSError: Likewise.
     """
-    if args.stats is not None:
+    if options.stats is not None:
         return None
-    needed = metrics != {"detail"} or bool(args.data or args.data_root)
+    needed = metrics != {"detail"} or bool(options.data or options.data_root)
     try:
-        return open_data(args, generation, download=needed)
+        return open_data(options, generation, download=needed)
     except (ValueError, OSError) as error:
         if needed:
             raise
         if generation.devices.is_main:
-            print(f"note: no distance to the spectrum of the data ({error})", file=sys.stderr)
+            warnings.warn(f"no distance to the spectrum of the data ({error})", Note, stacklevel=2)
         return None
 
 
@@ -103,9 +99,9 @@ def data_spectrum(pixels: Tensor) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def content_key(args: argparse.Namespace, extract: Features, *tensors: Tensor) -> str:
+def content_key(options: ReferenceOptions, extract: Features, *tensors: Tensor) -> str:
     """Hash of some images, or labels, and of the network that sees them."""
-    weights = args.inception_weights and file_hash(args.inception_weights)
+    weights = options.inception_weights and file_hash(options.inception_weights)
     content = hashlib.sha256(f"{extract.name} {extract.num_features} {weights}".encode())
     for tensor in tensors:
         content.update(str(tensor.shape).encode())
@@ -114,14 +110,15 @@ def content_key(args: argparse.Namespace, extract: Features, *tensors: Tensor) -
 
 
 def load_reference(
-    args: argparse.Namespace, extract: Features, pixels: Tensor | None
+    options: ReferenceOptions, extract: Features, pixels: Tensor | None, batch_size: int
 ) -> tuple[Reference, str]:
     """The reference, from a file, from the cache, or built now.
 
     Args:
-        args: Which file or network.
+        options: Which file or network.
         extract: The network of the features.
         pixels: Of the real images; None takes the file.
+        batch_size: Images that go through the network at once.
 
     Returns:
         The reference, and a hash of what it is of.
@@ -130,19 +127,20 @@ def load_reference(
         ValueError: If the file does not fit the features, or there are fewer than 2 images.
     """
     if pixels is None:
-        reference = Reference.read(args.stats)
+        assert options.stats is not None
+        reference = Reference.read(options.stats)
         if len(reference.mu) != extract.num_features:
             raise InputError(
-                f"statistics {args.stats} have {len(reference.mu)} features, "
+                f"statistics {options.stats} have {len(reference.mu)} features, "
                 f"{extract.name} has {extract.num_features}"
             )
-        return reference, file_hash(args.stats)
-    key = content_key(args, extract, pixels)
+        return reference, file_hash(options.stats)
+    key = content_key(options, extract, pixels)
     path = CACHE / f"reference_{extract.name.replace(':', '.')}_{key[:24]}.npz"
     if extract.devices.decide(path.exists()):
         with suppress(ValueError):  # a damaged file is built anew
             return Reference.read(path), key
-    reference = Reference.build(extract, pixels, args.batch_size)
+    reference = Reference.build(extract, pixels, batch_size)
     if extract.devices.is_main:
         reference.write(path)
     return reference, key
@@ -193,26 +191,31 @@ def _part(images: Images, chosen: Tensor) -> Images:
 
 
 def load_probe(
-    args: argparse.Namespace, extract: Features, train: Images, held_out: Images
+    options: ReferenceOptions,
+    extract: Features,
+    train: Images,
+    held_out: Images,
+    batch_size: int,
 ) -> tuple[Probe, str]:
     """The probe, from the cache, or trained now.
 
     Args:
-        args: Which network.
+        options: Which network.
         extract: The network of the features.
         train: Images to train on.
         held_out: Images to try it on.
+        batch_size: Images that go through the network at once.
 
     Returns:
         The probe, and a hash of what it is of.
     """
     tensors = train.pixels, train.labels, held_out.pixels, held_out.labels
-    key = content_key(args, extract, *tensors)
+    key = content_key(options, extract, *tensors)
     path = CACHE / f"probe_{extract.name.replace(':', '.')}_{key[:24]}.pt"
     if extract.devices.decide(path.exists()):
         with suppress(ValueError):  # a damaged file is built anew
             return Probe(**load(path)), key
-    probe = Probe.build(extract, train, held_out, args.batch_size)
+    probe = Probe.build(extract, train, held_out, batch_size)
     if extract.devices.is_main:
         write_torch(path, vars(probe))
     return probe, key
