@@ -81,6 +81,29 @@ def test_a_resumed_run_equals_the_uninterrupted_one(folder, options):
     assert differences(whole["state_dict"], whole["current_model_state"]) != []
 
 
+def test_a_run_on_a_data_set_of_ones_own_resumes_with_any_number_of_workers(folder, monkeypatch):
+    (folder.parent / "resumed_pictures.py").write_text(
+        "import torch\n"
+        "class Noise(torch.utils.data.Dataset):\n"
+        "    classes = ['cat', 'ship']\n"
+        "    def __len__(self):\n"
+        "        return 10\n"
+        "    def __getitem__(self, k):\n"
+        "        return torch.rand(3, 16, 16), k % 2\n"
+    )
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    name = "resumed_pictures:Noise"
+    options = {"data.name": name, "data.validation": name}
+    whole = load(run(folder, 6, "whole", **options))
+    run(folder, 3, "parts", **options, **{"data.workers": 2})
+    parts = load(run(folder, 6, "parts", ckpt_path="last", **options, **{"data.workers": 1}))
+    assert whole["ImageData"]["class_names"] == ["cat", "ship"]
+    for content in (whole, parts):
+        del content["datamodule_hyper_parameters"]["workers"]
+    assert differences(whole, parts) == []
+
+
 def test_a_run_that_cools_down_resumes(folder):
     path = run(folder, 8, "whole", **{"model.cooldown": 0.5, "checkpoints.keep_every_n_steps": 5})
     whole = load(path)
@@ -502,6 +525,7 @@ def test_bfloat16_training_runs(folder, filter):
         ({"filter": "step", "cutoff": 2}, "cutoff is 2.0; accepted"),
         ({"model.patch_size": 5}, "img_size is 16; accepted"),
         ({"model.num_classes": 7}, "the data has 2 classes, the model 7"),
+        ({"data.name": "gone:train"}, "data.name is 'gone:train': there is no module gone"),
         ({"model.lr": "fast"}, "model.lr"),
         ({"model.lr": 0}, "lr is 0"),
         ({"model.weight_decay": -1}, "weight_decay is -1"),

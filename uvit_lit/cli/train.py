@@ -176,6 +176,7 @@ def check_run(cli: TrainCLI) -> None:
         raise InputError(
             f"the data has {len(data.class_names)} classes, the model {classes}: "
             f"set --model.num_classes {len(data.class_names)}"
+            + (", or give the data set an attribute classes" if ":" in data.name else "")
         )
 
 
