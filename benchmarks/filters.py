@@ -25,15 +25,14 @@ from training import MODELS, make_step
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.distributed import keep_memory
 from uvit_lit.filters import PROTOTYPES, LowPass, frequencies
-from uvit_lit.skips import SkipModulation
+from uvit_lit.skips import SkipModulation, SkipSettings
 from uvit_lit.training.module import parameter_groups
 from uvit_lit.uvit import UViT
 
 CASES = {
-    "step": {"filter": "step", "s": 0.5},
-    "step, b": {"filter": "step", "s": 0.5, "b": 1.2},
-    **{f"{name}, learned": {"filter": name} for name in PROTOTYPES},
-    "butterworth, learned, b learned": {"filter": "butterworth", "learn_b": True},
+    "step": SkipSettings("step", s=0.5),
+    "step, b": SkipSettings("step", s=0.5, b=1.2),
+    **{f"{name}, learned": SkipSettings(name, s=0.9) for name in PROTOTYPES},
 }
 
 
@@ -91,7 +90,7 @@ def measure_models(name, batch, rounds):
     denoiser = Denoiser(network)
     step = make_step(denoiser, parameter_groups(denoiser, 2e-4, 0.03, 10.0), batch)
     cases = {("forward", None): timing.timed(forward), ("step", None): timing.timed(step)}
-    skips = {n: UViT(**MODELS[name], **case).long_skips for n, case in CASES.items()}
+    skips = {n: UViT(**MODELS[name], skip=skip).long_skips for n, skip in CASES.items()}
     skips["FreeU of diffusers"] = [FreeU(network.grid, network.num_prefix)] * len(skips["step"])
     skips["none"] = network.long_skips
     for case, modules in skips.items():

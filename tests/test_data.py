@@ -1,4 +1,7 @@
-"""Order, flips, folders and shapes."""
+"""Order, flips, folders, shapes and data sets of one's own."""
+
+import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -7,7 +10,9 @@ from PIL import Image
 
 from uvit_lit.data.datamodule import ImageData, TrainBatches, ValidationBatches
 from uvit_lit.data.folder import Images, load_folder
+from uvit_lit.data.own import load_dataset
 from uvit_lit.data.shapes import CLASSES, draw_shapes
+from uvit_lit.errors import InputError
 
 
 def numbered(count):
@@ -180,6 +185,10 @@ def test_shapes_have_low_and_high_frequencies():
     [
         ({"name": "mnist"}, "mnist.*cifar10"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"workers": -1}, "workers is -1"),
+        ({"name": "shapes", "validation": "a:b"}, "validation is 'a:b'; accepted: module:attr"),
+        ({"name": "a:b", "validation": "folder"}, "validation is 'folder'"),
+        ({"name": "a:b", "autoencoder": "x"}, "needs data.name folder"),
         ({"name": "cifar10", "image_size": 64}, "32 pixels"),
     ],
 )
@@ -195,3 +204,154 @@ def test_cifar_without_a_network(tmp_path, monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", no_network)
     with pytest.raises(OSError, match=r"--data.name shapes.*--data.name folder"):
         ImageData("cifar10", root=str(tmp_path)).prepare_data()
+
+
+PICTURES = '''
+import random
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+
+class Pictures(Dataset):
+    """Ten images that say their number, with noise from every generator there is."""
+    classes = ("cat", "ship")
+
+    def __init__(self, count=10, noise=True):
+        self.count, self.noise = count, noise
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, k):
+        image = torch.full((3, 16, 16), k, dtype=torch.uint8)
+        if self.noise:
+            draws = torch.randint(256, ()), np.random.randint(256), random.randrange(256)
+            image[0, 0, :3] = torch.tensor(draws)
+        return image, k % 2
+
+
+class Unnamed(Pictures):
+    classes = ()
+
+
+class One(Dataset):
+    item = None
+    def __len__(self):
+        return 1
+    def __getitem__(self, k):
+        return self.item
+
+
+train = Pictures()
+
+
+def held_out():
+    return Pictures(6, noise=False)
+
+
+def one(**content):
+    return type("Changed", (One,), content)()
+
+
+pil = one(item=(Image.new("L", (20, 30), 7), 0))
+wide = one(item=(torch.zeros(3, 16, 20), 0))
+negative = one(item=(-torch.ones(3, 16, 16), 0))
+image_alone = one(item=torch.zeros(16, 16))
+no_label = one(item=(torch.zeros(3, 16, 16), 2), classes=["cat", "ship"])
+half = one(item=(torch.full((3, 16, 16), 0.5), 0))
+number = 3
+'''
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """A module with data sets in the working directory."""
+    (tmp_path / "my_pictures.py").write_text(PICTURES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield
+    sys.modules.pop("my_pictures", None)
+
+
+def own_data(name, **options):
+    data = ImageData(f"my_pictures:{name}", image_size=16, **options)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+@pytest.mark.usefixtures("pictures")
+def test_a_data_set_of_ones_own_has_its_images_labels_and_classes():
+    data = own_data("train", validation="my_pictures:held_out")
+    assert data.class_names == ["cat", "ship"]
+    batch = TrainBatches(data.train, 10, seed=3)[0]
+    numbers = batch["pixels"][:, 1, 5, 5]
+    assert sorted(numbers.tolist()) == list(range(10))
+    assert torch.equal(batch["label"], numbers.long() % 2)
+    (held_out,) = ValidationBatches(data.validation, 10, seed=3)
+    assert sorted(held_out["pixels"][:, 0, 0, 0].tolist()) == list(range(6))
+    assert own_data("Pictures").class_names == ["cat", "ship"]
+
+
+@pytest.mark.usefixtures("pictures")
+@pytest.mark.parametrize(("name", "value"), [("pil", 7), ("half", 128)])
+def test_images_are_pil_or_float_too(name, value):
+    pixels, labels = own_data(name).train.take(torch.tensor([0, 0]), seed=0)
+    assert (pixels == value).all()
+    assert pixels.dtype == torch.uint8
+    assert pixels.shape == (2, 3, 16, 16)
+    assert labels.tolist() == [0, 0]
+
+
+@pytest.mark.usefixtures("pictures")
+def test_workers_make_the_same_batches_and_leave_the_random_numbers_alone():
+    """Those of the data set come from the seed, the step and the rank, and so from any start."""
+    images = own_data("train").train
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    streams = [TrainBatches(images, 4, seed=1, workers=workers) for workers in (0, 2)]
+    whole, parallel = (list(itertools.islice(stream, 6)) for stream in streams)
+    assert torch.equal(torch.get_rng_state(), before)
+    resumed = itertools.islice(TrainBatches(images, 4, seed=1, start=3, workers=2), 3)
+    for one, other in zip([*whole, *whole[3:]], [*parallel, *resumed], strict=True):
+        assert all(torch.equal(torch.as_tensor(one[k]), torch.as_tensor(other[k])) for k in one)
+    noise = torch.cat([batch["pixels"][:, 0, 0, :3] for batch in whole])
+    assert all(len(column.unique()) > 12 for column in noise.T)  # of 24 draws
+    for other in (TrainBatches(images, 4, seed=2), TrainBatches(images, 4, seed=1, rank=1)):
+        assert not torch.equal(other[0]["pixels"], whole[0]["pixels"])
+    seen = [ValidationBatches(images, 4, seed=1, workers=workers) for workers in (0, 2)]
+    for one, other in zip(*seen, strict=True):
+        assert torch.equal(one["pixels"], other["pixels"])
+
+
+@pytest.mark.usefixtures("pictures")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gone", "my_pictures has no gone"),
+        ("number", "a int; accepted: a data set"),
+        ("wide", r"is \(3, 16, 20\); accepted: a PIL image, or a tensor \(3, 16, 16\)"),
+        ("negative", "from -1 to -1; accepted: uint8, or float from 0 to 1"),
+        ("image_alone", r"is no pair; accepted: \(image, label\)"),
+        ("no_label", "has the label 2; accepted: 0 to 1"),
+    ],
+)
+def test_what_is_wrong_with_a_data_set_is_said_at_once(name, message):
+    with pytest.raises(InputError, match=message):
+        own_data(name)
+
+
+@pytest.mark.usefixtures("pictures")
+def test_splits_of_different_classes_are_refused():
+    with pytest.raises(InputError, match="have different classes"):
+        own_data("train", validation="my_pictures:Unnamed")
+
+
+def test_a_module_that_is_missing_is_named_but_not_what_it_lacks_itself(pictures, tmp_path):
+    with pytest.raises(InputError, match=r"'nothing_here:train': there is no module nothing_here"):
+        load_dataset("nothing_here:train")
+    (tmp_path / "my_broken.py").write_text("import nothing_here")
+    with pytest.raises(ModuleNotFoundError):
+        load_dataset("my_broken:train")

@@ -108,7 +108,7 @@ def test_the_command_writes_a_picture_and_its_errors(trained, picture, tmp_path,
 def test_a_model_with_a_filter_is_inverted_as_it_was_trained(trained, picture, tmp_path, capsys):
     """Nothing overridden, what is regenerated is the reconstruction."""
     weights = load_model(trained).weights
-    weights.arguments |= {"filter": "step", "s": 0.1}
+    weights.arguments["skip"] |= {"filter": "step", "s": 0.1}
     write_safetensors(weights, tmp_path / "filtered.safetensors")
     main([str(picture), "--ckpt", str(tmp_path / "filtered.safetensors"), "--steps", "3",
           "--out", str(tmp_path / "out")])  # fmt: skip

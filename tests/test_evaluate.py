@@ -159,7 +159,7 @@ def test_names_say_the_features_and_differences_are_paired(run):
 
 
 def test_without_s_and_b_the_model_is_measured_as_it_was_trained(run, folder):
-    train.main(train_arguments(folder, filter="step", model__s=0.3, trainer__max_steps=1))
+    train.main(train_arguments(folder, filter="step", s=0.3, trainer__max_steps=1))
     last = folder.parent / "runs" / "tiny" / "version_0" / "checkpoints" / "last.ckpt"
     (plain,) = run("--ckpt", str(last), "--metrics", "detail")["results"]
     assert plain["cell"] == {}

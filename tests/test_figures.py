@@ -11,7 +11,7 @@ from uvit_lit import plots as figures
 from uvit_lit.cli import compare, plot
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.files import file_hash
-from uvit_lit.skips import override_skips
+from uvit_lit.skips import SkipSettings, override_skips
 from uvit_lit.uvit import UViT
 
 SMALL = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4, "num_heads": 2}
@@ -22,7 +22,7 @@ def lines(axes):
 
 
 def test_the_gain_curves_are_those_in_force():
-    model = UViT(**SMALL, filter="butterworth", order=2, s=0.4, cutoff=0.5)
+    model = UViT(**SMALL, skip=SkipSettings("butterworth", order=2, s=0.4, cutoff=0.5))
     override_skips(model.long_skips, s=[0.2, 0.6])
     (axes,) = figures.plot_gains(model.long_skips).axes
     outermost, innermost = lines(axes)
@@ -33,7 +33,7 @@ def test_the_gain_curves_are_those_in_force():
 
 
 def test_the_spectra_are_measured_in_float32_under_autocast():
-    denoiser = Denoiser(UViT(**SMALL, filter="step", s=0.1, cutoff=0.6)).eval()
+    denoiser = Denoiser(UViT(**SMALL, skip=SkipSettings("step", s=0.1, cutoff=0.6))).eval()
     x0 = torch.randn(4, 3, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
         narrow = figures.plot_spectra(denoiser, x0, None)
@@ -44,7 +44,7 @@ def test_the_spectra_are_measured_in_float32_under_autocast():
 
 
 def test_the_spectra_show_what_the_filter_takes_away():
-    model = UViT(**SMALL, filter="step", s=0.1, cutoff=0.6)
+    model = UViT(**SMALL, skip=SkipSettings("step", s=0.1, cutoff=0.6))
     figure = figures.plot_spectra(Denoiser(model).eval(), torch.randn(4, 3, 8, 8), None)
     for axes in figure.axes:
         curves = {line.get_label(): line for line in axes.get_lines()}
@@ -82,7 +82,7 @@ def test_mistakes_are_one_line(arguments, message, tmp_path, monkeypatch, capsys
 
 
 def made_run(name, seed, filter="none", evaluated=None, **values):
-    backbone = UViT(**SMALL, filter=filter, s=1.0 if filter == "none" else 0.5)
+    backbone = UViT(**SMALL, skip=SkipSettings(filter, s=1.0 if filter == "none" else 0.5))
     model = SimpleNamespace(denoiser=SimpleNamespace(backbone=backbone), data={"seed": seed})
     return compare.Run(f"{name}_{seed}", model, None, values, evaluated or {})
 

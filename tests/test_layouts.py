@@ -1,6 +1,7 @@
 """Weights in every layout, in and out."""
 
 import json
+import math
 import pickle
 import re
 import shutil
@@ -19,6 +20,7 @@ from uvit_lit.cli.export import main as export_main
 from uvit_lit.cli.sample import main as sample_main
 from uvit_lit.cli.sweep import main as sweep_main
 from uvit_lit.model import complete
+from uvit_lit.skips import SkipSettings
 from uvit_lit.training.module import DiffusionModule
 from uvit_lit.uvit import UViT
 from uvit_lit.weights import CIFAR10, class_names, find_class, read_weights, write_official
@@ -112,7 +114,7 @@ def test_safetensors_carry_everything(tmp_path, filter, monkeypatch):
     torch.manual_seed(0)
     module = DiffusionModule(
         schedule="cosine", prediction="v", img_size=8, embed_dim=32, num_heads=2, depth=2,
-        num_classes=2, filter=filter,
+        num_classes=2, skip=SkipSettings(filter),
     )  # fmt: skip
     save(module, tmp_path / "model.ckpt", ["cat", "ship"])
     out = tmp_path / "model.safetensors"
@@ -121,7 +123,7 @@ def test_safetensors_carry_everything(tmp_path, filter, monkeypatch):
         card = json.loads(file.metadata()["uvit_lit"])
     assert card["licence"] == "cc-by-4.0"
     assert (card["schedule"], card["prediction"], card["step"]) == ("cosine", "v", 7)
-    assert card["arguments"]["filter"] == filter
+    assert card["arguments"]["skip"]["filter"] == filter
     one, two = load_model(tmp_path / "model.ckpt"), load_model(out)
     assert two.class_names == ["cat", "ship"]
     assert (two.training, two.can_guide) == ("7 training steps", True)
@@ -147,8 +149,9 @@ def test_half_precision_halves_the_file(tmp_path, suffix):
 def test_learned_cutoffs_keep_their_value_at_another_size(tmp_path, size):
     torch.manual_seed(0)
     module = DiffusionModule(
-        img_size=16, embed_dim=32, num_heads=2, depth=2, filter="butterworth", s=0.6, cutoff=0.7
-    )
+        img_size=16, embed_dim=32, num_heads=2, depth=2,
+        skip=SkipSettings("butterworth", s=0.6, cutoff=0.7),
+    )  # fmt: skip
     save(module, tmp_path / "model.ckpt")
     (skip,) = load_model(tmp_path / "model.ckpt", img_size=size).denoiser.backbone.long_skips
     assert skip.settings.cutoff == pytest.approx(0.7, abs=1e-5)
@@ -157,29 +160,35 @@ def test_learned_cutoffs_keep_their_value_at_another_size(tmp_path, size):
 
 def test_learned_cutoffs_below_the_waves_of_a_smaller_size_move_to_the_bound(tmp_path):
     sizes = {"img_size": 16, "embed_dim": 32, "num_heads": 2, "depth": 2}
-    module = DiffusionModule(**sizes, filter="butterworth", cutoff=0.3)
+    module = DiffusionModule(**sizes, skip=SkipSettings("butterworth", cutoff=0.3))
     save(module, tmp_path / "model.ckpt")
     (skip,) = load_model(tmp_path / "model.ckpt", img_size=4).denoiser.backbone.long_skips
     assert skip.settings.cutoff == pytest.approx(0.5, abs=2e-3)  # half a bin of 2 x 2 tokens
 
 
 def test_a_checkpoint_of_older_options_still_loads(tmp_path, capsys):
-    """It learned s and the cutoff as functions of t, after steps in which nothing else moved."""
+    """It learned s and the cutoff as functions of t, and a b, with flat arguments."""
     sizes = {"img_size": 16, "embed_dim": 32, "num_heads": 2, "depth": 2}
-    module = DiffusionModule(**sizes, filter="butterworth")
+    module = DiffusionModule(**sizes, skip=SkipSettings("butterworth"))
     save(module, tmp_path / "model.ckpt")
     content = torch.load(tmp_path / "model.ckpt", weights_only=True)
     series = {"s": torch.tensor([0.3, 0.8, -0.4]), "cutoff": torch.tensor([-0.5, -1.0, 0.2])}
     for name, raw in series.items():
         content["state_dict"][f"denoiser.backbone.long_skips.0.learned.{name}.raw"] = raw
+    content["state_dict"]["denoiser.backbone.long_skips.0.learned.b.raw"] = torch.tensor([0.4])
     content["hyper_parameters"] |= {
-        "t_coefficients": 2, "train": "filters_then_all", "filters_steps": 500
+        "t_coefficients": 2, "train": "filters_then_all", "filters_steps": 500,
+        **content["hyper_parameters"].pop("skip"), "learn_b": True, "order": 5,
     }  # fmt: skip
     torch.save(content, tmp_path / "model.ckpt")
     model = load_model(tmp_path / "model.ckpt")
-    assert capsys.readouterr().err.count("was a function of t; its mean is used") == 2
+    notes = capsys.readouterr().err
+    assert notes.count("was a function of t; its mean is used") == 2
+    assert "their mean 1.197 is used" in notes
     t = torch.linspace(0, 1, 1001, dtype=torch.float64)
     (skip,) = model.denoiser.backbone.long_skips
+    assert skip.settings.b == pytest.approx(2 / (1 + math.exp(-0.4)))
+    assert (skip.settings.filter, skip.settings.order) == ("butterworth", 5)
     bounds = {"s": (0, 2), "cutoff": (1 / 8, 2**0.5)}
     for name, (low, high) in bounds.items():
         terms = [raw * torch.cos(torch.pi * k * t) for k, raw in enumerate(series[name])]
@@ -193,7 +202,7 @@ def test_training_starts_from_official_weights(official, filter):
     """With s = 1 a new filter changes nothing: the loss is the pretrained model's."""
     path, _ = official
     sizes = {"img_size": 8, "embed_dim": 512, "num_heads": 8, "depth": 2}
-    start = DiffusionModule(**sizes, filter=filter, s=1.0, init_from=str(path)).denoiser
+    start = DiffusionModule(**sizes, skip=SkipSettings(filter), init_from=str(path)).denoiser
     pretrained = load_model(path).denoiser
     x0, eps = torch.randn(2, 6, 3, 8, 8)
     t = torch.linspace(0.05, 1, 6)
@@ -224,8 +233,8 @@ def test_another_image_size(official):
 def test_what_the_official_layout_loses_is_said(tmp_path, capsys):
     torch.manual_seed(0)
     module = DiffusionModule(
-        schedule="linear", img_size=8, embed_dim=32, num_heads=2, depth=2, filter="chebyshev",
-        num_classes=2, class_dropout=0.0,
+        schedule="linear", img_size=8, embed_dim=32, num_heads=2, depth=2,
+        skip=SkipSettings("chebyshev"), num_classes=2, class_dropout=0.0,
     )  # fmt: skip
     save(module, tmp_path / "model.ckpt", ["cat", "ship"])
     out = tmp_path / "model.pth"

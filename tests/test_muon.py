@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from uvit_lit.skips import SkipSettings
 from uvit_lit.training.module import DiffusionModule, parameter_groups
 from uvit_lit.training.optim import Muon, orthogonalise
 
@@ -100,7 +101,7 @@ def test_a_saved_state_goes_on():
 
 def test_muon_takes_the_matrices_of_the_blocks_and_no_others():
     model = DiffusionModule(img_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=3,
-                            filter="butterworth", optimizer="muon")  # fmt: skip
+                            skip=SkipSettings("butterworth", s=0.9), optimizer="muon")  # fmt: skip
     names = {id(p): n.removeprefix("denoiser.backbone.") for n, p in model.named_parameters()}
     groups = parameter_groups(model.denoiser, 1e-3, 0.03, 5.0, muon=True)
     named = {g["name"]: {names[id(p)] for p in g["params"]} for g in groups}

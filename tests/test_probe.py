@@ -1,5 +1,7 @@
 """The probe that says which class an image looks like."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -68,6 +70,6 @@ def test_classes_of_other_names_are_refused(folder):
     data.setup()
     with pytest.raises(ValueError, match="the model has the classes dog, ship, the data cat, ship"):
         labelled_images(data, ["dog", "ship"])
-    data.train = data.train._replace(class_names=[])
+    data.train = dataclasses.replace(data.train, class_names=[])
     with pytest.raises(ValueError, match="the data has no classes"):
         labelled_images(data, ["cat", "ship"])

@@ -22,6 +22,7 @@ from torch import nn
 from uvit_lit.cli import train
 from uvit_lit.filters import FILTERS, PROTOTYPES
 from uvit_lit.model import load_model
+from uvit_lit.skips import SkipSettings
 from uvit_lit.training.callbacks import LossByTime, MovingAverage, averaged_weights
 from uvit_lit.training.module import DiffusionModule, parameter_groups
 from uvit_lit.training.saving import AtomicCheckpointIO
@@ -62,9 +63,9 @@ def load(path):
     "options",
     [
         {},
-        {"filter": "step", "model.b": 1.2},
+        {"filter": "step", "b": 1.2},
         {"filter": "freeu_box"},
-        {"filter": "butterworth", "model.learn_b": "true"},
+        {"filter": "butterworth", "s": 0.8},
         {"filter": "chebyshev", "model.train": "filters"},
         {"trainer.accumulate_grad_batches": 2},
         {"model.optimizer": "adamw", "filter": "butterworth"},
@@ -78,6 +79,29 @@ def test_a_resumed_run_equals_the_uninterrupted_one(folder, options):
     assert whole["global_step"] == 9
     assert differences(whole, parts) == []
     assert differences(whole["state_dict"], whole["current_model_state"]) != []
+
+
+def test_a_run_on_a_data_set_of_ones_own_resumes_with_any_number_of_workers(folder, monkeypatch):
+    (folder.parent / "resumed_pictures.py").write_text(
+        "import torch\n"
+        "class Noise(torch.utils.data.Dataset):\n"
+        "    classes = ['cat', 'ship']\n"
+        "    def __len__(self):\n"
+        "        return 10\n"
+        "    def __getitem__(self, k):\n"
+        "        return torch.rand(3, 16, 16), k % 2\n"
+    )
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    name = "resumed_pictures:Noise"
+    options = {"data.name": name, "data.validation": name}
+    whole = load(run(folder, 6, "whole", **options))
+    run(folder, 3, "parts", **options, **{"data.workers": 2})
+    parts = load(run(folder, 6, "parts", ckpt_path="last", **options, **{"data.workers": 1}))
+    assert whole["ImageData"]["class_names"] == ["cat", "ship"]
+    for content in (whole, parts):
+        del content["datamodule_hyper_parameters"]["workers"]
+    assert differences(whole, parts) == []
 
 
 def test_a_run_that_cools_down_resumes(folder):
@@ -269,7 +293,7 @@ SMALL = {"img_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classe
 
 
 def test_weight_decay_spares_biases_norms_embeddings_positions_and_filters():
-    model = DiffusionModule(**SMALL, filter="butterworth", learn_b=True)
+    model = DiffusionModule(**SMALL, skip=SkipSettings("butterworth", s=0.9))
     names = {id(p): n for n, p in model.named_parameters()}
     groups = parameter_groups(model.denoiser, 1e-3, 0.03, filter_lr=5.0)
     assert [g["weight_decay"] for g in groups] == [0.03, 0.0, 0.0]
@@ -278,7 +302,7 @@ def test_weight_decay_spares_biases_norms_embeddings_positions_and_filters():
     assert decayed | spared | filters == set(names.values())
     assert len(decayed) + len(spared) + len(filters) == len(names)
     prefix = "denoiser.backbone.long_skips.0.learned"
-    assert filters == {f"{prefix}.{name}.raw" for name in ("s", "cutoff", "b")}
+    assert filters == {f"{prefix}.{name}.raw" for name in ("s", "cutoff")}
     assert all(n.endswith(".weight") and "norm" not in n for n in decayed)
     assert {n for n in spared if n.endswith(("pos_embed", "label_emb.weight"))}
 
@@ -297,33 +321,32 @@ def moved(path, other):
 def test_fine_tuning_with_a_filter_at_s_1_starts_at_the_pretrained_function(trained):
     pretrained = load_model(trained).denoiser
     for filter in PROTOTYPES:
-        start = DiffusionModule(**LIKE_TRAINED, filter=filter, s=1.0, init_from=str(trained))
+        start = DiffusionModule(**LIKE_TRAINED, skip=SkipSettings(filter), init_from=str(trained))
         x, t, y = torch.randn(2, 3, 16, 16), torch.tensor([0.1, 0.8]), torch.tensor([0, 1])
         assert torch.equal(start.denoiser(x, t, y), pretrained(x, t, y))
 
 
 def test_what_was_learned_starts_as_it_was_where_it_fits(folder, capsys):
-    path = run(folder, 6, "first", filter="butterworth",
-               **{"model.filter_lr": 300, "model.learn_b": "true"})  # fmt: skip
+    path = run(folder, 6, "first", filter="butterworth", b=1.1, **{"model.filter_lr": 300})
     before = load_model(path).denoiser
     x, t, y = torch.randn(2, 3, 16, 16), torch.tensor([0.1, 0.8]), torch.tensor([0, 1])
     expected = before(x, t, y)
     learned = before.backbone.long_skips[0].settings
     assert abs(learned.s - 0.9) > 1e-3
 
-    def difference(**options):
+    def difference(skip):
         capsys.readouterr()
-        start = DiffusionModule(**LIKE_TRAINED, init_from=str(path), **options).denoiser
+        start = DiffusionModule(**LIKE_TRAINED, init_from=str(path), skip=skip).denoiser
         notes = capsys.readouterr().err.count("note:")
         return float((start(x, t, y) - expected).abs().max()), notes
 
-    same = {"filter": "butterworth", "learn_b": True}
-    assert difference(**same) == (0, 0)
-    family = DiffusionModule(**LIKE_TRAINED, filter="chebyshev", init_from=str(path)).denoiser
-    assert family.backbone.long_skips[0].settings.s == pytest.approx(0.9)
-    for other in ({"filter": "butterworth", "learn_b": True, "order": 5},
-                  {"filter": "chebyshev", "s": 1.0, "learn_b": True}, {}):  # fmt: skip
-        changed, notes = difference(**other)
+    assert difference(SkipSettings("butterworth", b=1.1)) == (0, 0)
+    family = SkipSettings("chebyshev", s=0.9)
+    other = DiffusionModule(**LIKE_TRAINED, skip=family, init_from=str(path)).denoiser
+    assert other.backbone.long_skips[0].settings.s == pytest.approx(0.9)
+    for other in (SkipSettings("butterworth", b=1.1, order=5), SkipSettings("butterworth"),
+                  SkipSettings("chebyshev", b=1.1), SkipSettings()):  # fmt: skip
+        changed, notes = difference(other)
         assert changed > 1e-5
         assert notes == 1
 
@@ -335,7 +358,8 @@ def test_what_the_checkpoint_decides_cannot_change_on_resuming(folder, capsys):
         ({"model.train": "all"}, "train is all here and filters in the checkpoint"),
         ({"model.filter_lr": 3}, "filter_lr is 3.0 here and 10.0"),
         ({"model.lr": 1}, "lr is 1.0 here and 0.001"),
-        ({"model.order": 2}, "order is 2 here and 3"),
+        ({"order": 2}, "order is 2 here and 3"),
+        ({"s": 0.5}, "s is 0.5 here and 0.9"),
         ({"model.depth": 6}, "depth is 6 here and 4 in the checkpoint"),
     ):
         wrong = {"trainer.logger.init_args.name": "one", "ckpt_path": "last", **options, **other}
@@ -364,7 +388,9 @@ def test_a_lack_of_memory_is_one_line(folder, capsys, monkeypatch):
 
 
 def test_the_rates_warm_up():
-    model = DiffusionModule(**SMALL, filter="butterworth", warmup_steps=4, lr=1.0, filter_lr=2.0)
+    model = DiffusionModule(
+        **SMALL, skip=SkipSettings("butterworth"), warmup_steps=4, lr=1.0, filter_lr=2.0
+    )
     (optimizer,), (schedule,) = model.configure_optimizers()
     rates = []
     for _ in range(5):
@@ -492,12 +518,14 @@ def test_bfloat16_training_runs(folder, filter):
     ("wrong", "message"),
     [
         ({"filter": "boxcar"}, "boxcar"),
-        ({"filter": "step", "model.s": -1}, "s is -1.0; accepted"),
-        ({"filter": "step", "model.s": ".nan"}, "s is nan; accepted"),
-        ({"filter": "step", "model.cutoff": 0}, "cutoff is 0.0; accepted"),
-        ({"filter": "step", "model.cutoff": 2}, "cutoff is 2.0; accepted"),
+        ({"s": 0.5}, "s is 0.5 without a filter; accepted"),
+        ({"filter": "step", "s": -1}, "s is -1.0; accepted"),
+        ({"filter": "step", "s": ".nan"}, "s is nan; accepted"),
+        ({"filter": "step", "cutoff": 0}, "cutoff is 0.0; accepted"),
+        ({"filter": "step", "cutoff": 2}, "cutoff is 2.0; accepted"),
         ({"model.patch_size": 5}, "img_size is 16; accepted"),
         ({"model.num_classes": 7}, "the data has 2 classes, the model 7"),
+        ({"data.name": "gone:train"}, "data.name is 'gone:train': there is no module gone"),
         ({"model.lr": "fast"}, "model.lr"),
         ({"model.lr": 0}, "lr is 0"),
         ({"model.weight_decay": -1}, "weight_decay is -1"),
@@ -522,13 +550,12 @@ def test_bfloat16_training_runs(folder, filter):
         ({"ckpt_path": "last"}, "no checkpoint below"),
         ({"config": "gone.yaml"}, "gone.yaml"),
         ({"model.size": 3}, "model.size"),
-        ({"filter": "butterworth", "model.order": 0}, "order is 0; accepted: 1 to 12"),
-        ({"filter": "butterworth", "model.order": 2.5}, "model.order"),
-        ({"filter": "chebyshev", "model.ripple": 9}, "ripple is 9.0; accepted: 0.05 to 6.0, dB"),
-        ({"filter": "chebyshev2", "model.attenuation": 5}, "attenuation is 5.0; accepted: 10"),
-        ({"filter": "butterworth", "model.s": 0}, "s is 0.0; accepted where it is learned"),
-        ({"filter": "butterworth", "model.cutoff": 0.1}, "cutoff is 0.1; accepted where it is"),
-        ({"model.learn_b": "true", "model.b": 2}, "b is 2.0; accepted where it is learned"),
+        ({"filter": "butterworth", "order": 0}, "order is 0; accepted: 1 to 12"),
+        ({"filter": "butterworth", "order": 2.5}, "order"),
+        ({"filter": "chebyshev", "ripple": 9}, "ripple is 9.0; accepted: 0.05 to 6.0, dB"),
+        ({"filter": "chebyshev2", "attenuation": 5}, "attenuation is 5.0; accepted: 10"),
+        ({"filter": "butterworth", "s": 0}, "s is 0.0; accepted where it is learned"),
+        ({"filter": "butterworth", "cutoff": 0.1}, "cutoff is 0.1; accepted where it is"),
         ({"model.train": "some"}, "train is 'some'; accepted: all, filters"),
         ({"model.train": "filters"}, "the long skips learn nothing"),
         ({"ema.decay": 1}, "decay is 1.0; accepted: from 0 to below 1"),

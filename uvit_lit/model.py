@@ -390,7 +390,7 @@ def build(weights: Weights, path: Path, device: torch.device | str = "cpu") -> M
     """
     assert weights.schedule is not None
     assert weights.prediction is not None
-    denoiser = Denoiser(UViT(**weights.arguments), weights.schedule, weights.prediction)
+    denoiser = Denoiser(weights.build(), weights.schedule, weights.prediction)
     denoiser.backbone.load_state_dict(weights.tensors)
     guide = weights.can_guide and weights.arguments["num_classes"] > 0
     names = weights.class_names if weights.arguments["num_classes"] else []

@@ -92,6 +92,15 @@ class SkipSettings:
         )
         return None if self.filter == "none" else design
 
+    @property
+    def learnable(self) -> tuple[str, ...]:
+        """What training learns of these settings: of a filter with a gradient, s and the cutoff."""
+        return ("s", "cutoff") if self.filter in PROTOTYPES else ()
+
+
+UNCHANGED = SkipSettings()
+"""No filter and no backbone scale: a plain long skip."""
+
 
 class Learned(nn.Module):
     """A number that training moves inside (low, high): low + (high - low) * sigmoid(raw).

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from uvit_lit.errors import InputError
-from uvit_lit.filters import PROTOTYPES
-from uvit_lit.skips import SkipModulation, SkipSettings
+from uvit_lit.skips import UNCHANGED, SkipModulation, SkipSettings
 
 MAX_TIMESTEP = 1000
 """Timestep that the long skips see as t = 1; the VP-SDE ends at 999, the tables at 1000."""
@@ -129,23 +128,12 @@ class UViT(nn.Module):
         mlp_time_embed: Whether an MLP follows the sinusoidal embedding of time.
         conv: Whether a 3x3 convolution follows the last linear layer.
         grad_checkpoint: Whether to recompute the blocks in the backward pass to save memory.
-        filter: Low-pass on the long skips during training: ``none``, ``step``, ``butterworth``,
-            ``chebyshev``, ``chebyshev2`` or ``freeu_box``. Of butterworth, chebyshev and
-            chebyshev2 training learns s and cutoff, for each long skip.
-        s: Skip scale during training, at least 0: gain of the filter's passband. Where it is
-            learned, where it starts, between 0 and 2; at exactly 1 the cutoff has no gradient.
-        cutoff: Cutoff during training, fraction of Nyquist on the token grid, in (0, sqrt(2)].
-            Where it is learned, where it starts, between half a bin and sqrt(2).
-        order: Order of butterworth, chebyshev and chebyshev2, 1 to 12. An odd one makes the gain
-            at frequency 0 exactly s in every family.
-        ripple: Passband ripple of chebyshev, 0.05 to 6 dB.
-        attenuation: Stopband attenuation of chebyshev2, 10 to 80 dB.
-        b: Backbone scale during training, at least 0; 1 is no change.
-        b_channels: Fraction of the channels, in (0, 1], that ``b`` amplifies.
-        learn_b: Whether training learns b too, for each long skip, between 0 and 2.
+        skip: What acts on every long skip during training. Of butterworth, chebyshev and chebyshev2
+            each long skip learns s (between 0 and 2; at exactly 1 the cutoff has no gradient) and
+            the cutoff (between half a bin and sqrt(2)); the settings are where they start.
 
     Raises:
-        ValueError: If sizes do not divide, or a skip setting is outside its range.
+        ValueError: If sizes do not divide, or what a long skip learns starts outside its bounds.
 
     References:
         Bao et al. (CVPR 2023); equations 1-5 of "Image Generation at Different Detail Level:
@@ -166,15 +154,7 @@ class UViT(nn.Module):
         mlp_time_embed: bool = False,
         conv: bool = True,
         grad_checkpoint: bool = False,
-        filter: str = "none",
-        s: float = 0.9,
-        cutoff: float = 0.3,
-        order: int = SkipSettings.order,
-        ripple: float = SkipSettings.ripple,
-        attenuation: float = SkipSettings.attenuation,
-        b: float = 1.0,
-        b_channels: float = 1.0,
-        learn_b: bool = False,
+        skip: SkipSettings = UNCHANGED,
     ) -> None:
         super().__init__()
         for name, value, divisor in (
@@ -218,12 +198,9 @@ class UViT(nn.Module):
         self.decoder_pred = nn.Linear(embed_dim, patch_size**2 * in_chans)
         self.final_layer = nn.Conv2d(in_chans, in_chans, 3, padding=1) if conv else nn.Identity()
 
-        s = s if filter != "none" else 1.0
-        settings = SkipSettings(filter, s, cutoff, b, b_channels, order, ripple, attenuation)
-        learn = [*(("s", "cutoff") if filter in PROTOTYPES else ()), *(("b",) if learn_b else ())]
         self.long_skips: Any = nn.ModuleList(  # outermost pair of blocks first
             [
-                SkipModulation(self.grid, self.num_prefix, learn, **vars(settings))
+                SkipModulation(self.grid, self.num_prefix, skip.learnable, **vars(skip))
                 for _ in range(depth // 2)
             ]
         )

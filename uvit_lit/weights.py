@@ -21,7 +21,8 @@ from torch import Tensor
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError
 from uvit_lit.files import write, write_torch
-from uvit_lit.filters import MAX_FREQUENCY, PROTOTYPES
+from uvit_lit.filters import MAX_FREQUENCY
+from uvit_lit.skips import MAX_SCALE, UNCHANGED, SkipSettings
 from uvit_lit.uvit import UViT
 
 CIFAR10 = [
@@ -82,7 +83,7 @@ class Weights:
 
     Attributes:
         tensors: By the names of ``UViT``.
-        arguments: Those of ``UViT``, all of them.
+        arguments: Those of ``UViT``, all of them, as plain data; ``skip`` is a dictionary.
         schedule: Noise schedule; None where the file does not say.
         prediction: What the network predicts; None where the file does not say.
         class_names: Names of the labels; empty where there are none, or none are known.
@@ -104,6 +105,10 @@ class Weights:
     data: dict[str, Any] = field(default_factory=dict)
     licence: str | None = None
     skips: str = "all"
+
+    def build(self) -> UViT:
+        """A new network of this architecture, which does not have these tensors yet."""
+        return UViT(**{**self.arguments, "skip": SkipSettings(**self.arguments["skip"])})
 
     def metadata(self) -> dict[str, Any]:
         """Everything but the tensors, as plain data."""
@@ -134,9 +139,10 @@ def read_weights(path: Path) -> Weights:
 
 
 def _make_constant(weights: Weights) -> None:
-    """Replace numbers of long skips that older versions learned as functions of t by their means.
+    """Replace what older versions learned and this one does not by its mean.
 
-    They were cosine series inside the sigmoid: raw[0] + sum over k of raw[k] cos(pi k t).
+    Numbers of long skips were functions of t, cosine series inside the sigmoid: raw[0] + sum over
+    k of raw[k] cos(pi k t). And every long skip could have a b of its own.
     """
     for name, raw in weights.tensors.items():
         if name.endswith(".raw") and ".learned." in name and raw.ndim == 1 and len(raw) > 1:
@@ -145,6 +151,12 @@ def _make_constant(weights: Weights) -> None:
             mean = torch.logit(torch.trapezoid(series.sigmoid(), t), eps=1e-6)
             weights.tensors[name] = mean.to(raw.dtype)[None]
             print(f"note: {name} was a function of t; its mean is used", file=sys.stderr)
+    scales = [name for name in weights.tensors if name.endswith(".learned.b.raw")]
+    if scales:
+        values = [MAX_SCALE * float(weights.tensors.pop(name).sigmoid()) for name in scales]
+        b = weights.arguments["skip"]["b"] = sum(values) / len(values)
+        print(f"note: each long skip had learned its own b; their mean {b:.3f} is used",
+              file=sys.stderr)  # fmt: skip
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -169,9 +181,19 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def uvit_arguments(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of ``UViT`` from hyper-parameters; what they do not name has its default."""
+    """All arguments of ``UViT`` as plain data; what the hyper-parameters lack has its default.
+
+    Older files have the settings of the skips beside the other arguments instead of in ``skip``.
+    """
     parameters = inspect.signature(UViT).parameters
-    return {name: hyper_parameters.get(name, p.default) for name, p in parameters.items()}
+    arguments = {name: hyper_parameters.get(name, p.default) for name, p in parameters.items()}
+    given = hyper_parameters.get("skip")
+    if given is None:
+        given = {"s": 0.9, **hyper_parameters}  # their default
+        if given.get("filter", "none") == "none":
+            given["s"] = 1.0
+    names = vars(UNCHANGED)
+    return arguments | {"skip": names | {name: given[name] for name in names if name in given}}
 
 
 def resize_positions(weights: Weights, img_size: int) -> None:
@@ -204,7 +226,8 @@ def resize_positions(weights: Weights, img_size: int) -> None:
             cutoff = low + (high - low) * torch.sigmoid(raw)
             share = (cutoff - 1 / new) / (high - 1 / new)
             weights.tensors[name] = torch.logit(share, eps=1e-3)
-            weights.arguments["cutoff"] = max(weights.arguments["cutoff"], 1.01 / new)
+            skip = weights.arguments["skip"]
+            skip["cutoff"] = max(skip["cutoff"], 1.01 / new)
 
 
 def check_tensors(weights: Weights, path: Path) -> None:
@@ -215,7 +238,7 @@ def check_tensors(weights: Weights, path: Path) -> None:
     """
     try:
         with torch.device("meta"):
-            expected = {k: v.shape for k, v in UViT(**weights.arguments).state_dict().items()}
+            expected = {k: v.shape for k, v in weights.build().state_dict().items()}
     except TypeError as error:
         raise InputError(f"the arguments of {path} do not fit this version: {error}") from None
     found = {name: tensor.shape for name, tensor in weights.tensors.items()}
@@ -353,8 +376,9 @@ def write_official(weights: Weights, path: Path) -> None:
             f"the network predicts {weights.prediction}; accepted in the official layout: eps"
         )
     lost = []
-    if arguments["filter"] != "none" or arguments["b"] != 1 or arguments["learn_b"]:
-        lost.append(f"filter {arguments['filter']}, b {arguments['b']} (it is another function)")
+    skip = SkipSettings(**arguments["skip"])
+    if skip.filter != "none" or skip.b != 1:
+        lost.append(f"filter {skip.filter}, b {skip.b} (it is another function)")
     if heads != PUBLISHED_HEADS.get(dim):
         lost.append(f"{heads} heads")
     if weights.schedule != published_schedule(dim):
@@ -376,18 +400,15 @@ def write_official(weights: Weights, path: Path) -> None:
     write_torch(path, tensors)
 
 
-SKIP_ARGUMENTS = {
-    "filter", "s", "cutoff", "order", "ripple", "attenuation",
-    "b", "b_channels", "learn_b", "grad_checkpoint", "img_size",
-}  # fmt: skip
+MAY_DIFFER = {"skip", "grad_checkpoint", "img_size"}
 """Arguments of ``UViT`` that may differ between a model and the weights it starts from."""
 
 
 def initialise(denoiser: Denoiser, arguments: dict[str, Any], path: Path) -> None:
     """Put the averaged weights of a checkpoint into a denoiser.
 
-    What its long skips have learned is taken over where this denoiser learns the same: s and
-    cutoff of the same low-pass, and b. Where the checkpoint's skips did something that this
+    What its long skips have learned is taken over where this denoiser learns the same, s and
+    cutoff of the same low-pass. Where the checkpoint's skips did something that this
     denoiser does not start with, a line on stderr says so. Position embeddings of another image
     size are interpolated. What an official file does not say (heads, schedule, prediction) is
     taken to be as here.
@@ -408,38 +429,29 @@ def initialise(denoiser: Denoiser, arguments: dict[str, Any], path: Path) -> Non
         **arguments, "schedule": denoiser.schedule.name, "prediction": denoiser.prediction
     }  # fmt: skip
     assumed = {"num_heads"} if weights.schedule is None else set()
-    for name in sorted(here.keys() - SKIP_ARGUMENTS - assumed):
+    for name in sorted(here.keys() - MAY_DIFFER - assumed):
         if there[name] is not None and here[name] != there[name]:
             raise InputError(f"{name} is {here[name]} here and {there[name]} in {path}")
     weights.arguments["num_heads"] = arguments["num_heads"]
     check_tensors(weights, path)
     if weights.arguments["img_size"] != arguments["img_size"]:
         resize_positions(weights, arguments["img_size"])
-    same_design = all(here[n] == there[n] for n in ("filter", "order", "ripple", "attenuation"))
-    own, tensors = denoiser.backbone.state_dict(), weights.tensors
-    for name in [name for name in tensors if ".learned." in name]:
-        value = tensors.pop(name)
-        if name in own and (same_design or name.endswith(".b.raw")):
-            tensors[name] = value
+    before, now = SkipSettings(**there["skip"]), SkipSettings(**here["skip"])
+    tensors = weights.tensors
+    if before.low_pass() != now.low_pass():
+        tensors = {name: value for name, value in tensors.items() if ".learned." not in name}
     denoiser.backbone.load_state_dict(tensors, strict=False)
-    if not _keeps_its_skips(there, here, same_design):
+    if not _keeps_its_skips(before, now):
         print(
-            f"note: the long skips of {path} had filter {there['filter']}, b {there['b']}; this "
-            f"run starts with filter {here['filter']}, b {here['b']}, as another function",
+            f"note: the long skips of {path} had filter {before.filter}, b {before.b}; this run "
+            f"starts with filter {now.filter}, b {now.b}, as another function",
             file=sys.stderr,
         )
 
 
-def _keeps_its_skips(there: dict[str, Any], here: dict[str, Any], same_design: bool) -> bool:
+def _keeps_its_skips(before: SkipSettings, now: SkipSettings) -> bool:
     """Whether what the skips did is done again, or was nothing."""
-    filter_kept = there["filter"] == "none" or (
-        same_design
-        and (there["filter"] in PROTOTYPES or all(here[n] == there[n] for n in ("s", "cutoff")))
-    )
-    b_was_1 = there["b"] == 1 and not there["learn_b"]
-    b_kept = b_was_1 or (
-        here["b_channels"] == there["b_channels"]
-        and here["learn_b"] == there["learn_b"]
-        and (here["learn_b"] or here["b"] == there["b"])
-    )
+    same_numbers = bool(before.learnable) or (before.s, before.cutoff) == (now.s, now.cutoff)
+    filter_kept = before.filter == "none" or (before.low_pass() == now.low_pass() and same_numbers)
+    b_kept = before.b == 1 or (before.b, before.b_channels) == (now.b, now.b_channels)
     return filter_kept and b_kept

@@ -28,6 +28,7 @@ from uvit_lit.filters import FILTERS
 from uvit_lit.latents import check_latents
 from uvit_lit.model import find_checkpoint
 from uvit_lit.sampling import PRECISIONS
+from uvit_lit.skips import UNCHANGED, SkipSettings
 from uvit_lit.training.callbacks import (
     ImagesPerSecond,
     LossByTime,
@@ -48,16 +49,29 @@ CONFIGS = next(d for d in (PACKAGE / "configs", PACKAGE.parent / "configs") if d
 DEFAULT_CONFIG = CONFIGS / "cifar10_uvit_tiny.yaml"
 
 
+def passband_gain(filter: str, s: float | None) -> float:
+    """The s of a run: as given, or 0.9 with a filter, where the cutoff has a gradient, else 1."""
+    if s is not None:
+        return s
+    return 1.0 if filter == "none" else 0.9
+
+
 class TrainCLI(LightningCLI):
     """Command line of train.py: model, data, trainer and callbacks, each with its options."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what a U-ViT run has beside model, data and trainer."""
         parser.add_argument("--filter", type=Literal[FILTERS], default="none",
-                            help="low-pass on the long skips")  # fmt: skip
+                            help="low-pass on the long skips during training; of butterworth, "
+                            "chebyshev and chebyshev2 s and the cutoff are learned")  # fmt: skip
+        parser.add_argument("--s", type=float | None, default=None,
+                            help="gain of the filter's passband; null is 0.9")  # fmt: skip
+        parser.add_class_arguments(SkipSettings, skip={"filter", "s"}, as_group=False)
         parser.add_argument("--ckpt_path", type=str | None, default=None,
                             help="checkpoint to resume from; 'last' is the newest")  # fmt: skip
-        parser.link_arguments("filter", "model.filter")
+        for name in vars(UNCHANGED).keys() - {"s"}:
+            parser.link_arguments(name, f"model.skip.{name}")
+        parser.link_arguments(("filter", "s"), "model.skip.s", compute_fn=passband_gain)
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("model.img_size", "data.image_size")
         parser.add_lightning_class_args(MovingAverage, "ema")
@@ -96,18 +110,21 @@ def check_resume(model: DiffusionModule, saved: dict) -> None:
     Raises:
         ValueError: If an argument differs that the checkpoint decides, or the network does.
     """
-    if saved.get("t_coefficients"):
-        raise InputError(
-            "the checkpoint learned functions of t, which this version does not; accepted: to "
-            "start from it, with --model.init_from"
-        )
-    saved = {**saved, **uvit_arguments(saved)}
+    for name, learned in (("t_coefficients", "functions of t"), ("learn_b", "a b")):
+        if saved.get(name):
+            raise InputError(
+                f"the checkpoint learned {learned}, which this version does not; accepted: to "
+                "start from it, with --model.init_from"
+            )
+    arguments = uvit_arguments(saved)
+    saved = {**saved, **arguments, **arguments["skip"]}
     for name, parameter in inspect.signature(DiffusionModule).parameters.items():
         saved.setdefault(name, parameter.default)
-    own = {**model.hparams, **uvit_arguments(model.hparams)}
+    own = {**model.hparams, **uvit_arguments(model.hparams), **model.hparams["skip"]}
     decided = ("schedule", "prediction", "lr", "filter_lr", "weight_decay", "betas",
                "optimizer", "train")  # fmt: skip
-    for name in (*(uvit_arguments({}).keys() - {"grad_checkpoint"}), *decided):
+    network = (arguments.keys() | arguments["skip"].keys()) - {"grad_checkpoint", "skip"}
+    for name in (*sorted(network), *decided):
         here, there = (tuple(v) if isinstance(v, list) else v for v in (own[name], saved[name]))
         if here != there:
             raise InputError(f"{name} is {here} here and {there} in the checkpoint")
@@ -160,6 +177,7 @@ def check_run(cli: TrainCLI) -> None:
         raise InputError(
             f"the data has {len(data.class_names)} classes, the model {classes}: "
             f"set --model.num_classes {len(data.class_names)}"
+            + (", or give the data set an attribute classes" if ":" in data.name else "")
         )
 
 

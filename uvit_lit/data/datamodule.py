@@ -1,13 +1,14 @@
-"""Images in memory: CIFAR-10, CIFAR-100, any folder, or shapes drawn here.
+"""Batches of images: CIFAR, any folder, shapes drawn here, or a data set of one's own.
 
-A data set is one tensor, of pixels or of the moments of latents, and a batch is an index, a flip
-and a scale. Training is an endless stream counted in optimiser steps: batch n of rank r is a
-function of (seed, n, r) alone, so a resumed run continues exactly, with no state to save. Every
-batch carries the seed of all further randomness of its step.
+All but the last are in memory: one tensor, of pixels or of the moments of latents, and a batch is
+an index, a flip and a scale. Training is an endless stream counted in optimiser steps: batch n of
+rank r is a function of (seed, n, r) alone, so a resumed run continues exactly, with no state to
+save. Every batch carries the seed of all further randomness of its step.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from uvit_lit.data import shapes
 from uvit_lit.data.encoded import draw_latents, load_latents
 from uvit_lit.data.folder import Images, load_folder
+from uvit_lit.data.own import OwnImages, load_dataset
 from uvit_lit.errors import InputError
 from uvit_lit.latents import Autoencoder, load_autoencoder
 
@@ -33,6 +36,31 @@ def derive_seed(*key: int) -> int:
     shares its random numbers.
     """
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+
+
+@lru_cache(maxsize=2)
+def permutation(count: int, *key: int) -> Tensor:
+    """Numbers from 0 to below ``count`` in an order at random, a function of the key."""
+    generator = torch.Generator().manual_seed(derive_seed(*key))
+    return torch.randperm(count, generator=generator)
+
+
+def stream(batches: Any, numbers: Iterable[int], workers: int) -> Iterator[dict[str, Any]]:
+    """Yield ``batches[n]`` for each number n, in their order.
+
+    Args:
+        batches: Where a batch is a function of its number, so that it does not matter who makes it.
+        numbers: Numbers of the batches, without an end or with one.
+        workers: Processes that make batches ahead of time; 0 makes each when it is asked for.
+    """
+    if not workers:
+        for n in numbers:
+            yield batches[n]
+        return
+    own: Any = torch.Generator()  # or it would draw from the generator of the process
+    yield from DataLoader(
+        batches, batch_size=None, sampler=numbers, num_workers=workers, generator=own
+    )
 
 
 @dataclasses.dataclass
@@ -51,32 +79,28 @@ class TrainBatches:
         start: Index n of the first batch.
         rank: This process.
         world_size: Number of processes.
+        workers: Processes that make batches ahead of time.
     """
 
-    images: Images
+    images: Images | OwnImages
     batch_size: int
     seed: int
     flip: bool = True
     start: int = 0
     rank: int = 0
     world_size: int = 1
-
-    def __post_init__(self) -> None:
-        """Keep the permutations of the current epoch and the one before."""
-        self._order = lru_cache(maxsize=2)(self._permutation)
-
-    def _permutation(self, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, 0, epoch))
-        return torch.randperm(len(self.images.pixels), generator=generator)
+    workers: int = 0
 
     def __getitem__(self, n: int) -> dict[str, Any]:
         """Batch n: pixels (B, C, H, W) uint8, label (B,), flip (B,) boolean, seed."""
-        count = len(self.images.pixels)
+        count = len(self.images)
         first = (n * self.world_size + self.rank) * self.batch_size
         positions = range(first, first + self.batch_size)
         index = torch.cat(
             [
-                self._order(epoch)[max(first - epoch * count, 0) : positions.stop - epoch * count]
+                permutation(count, self.seed, 0, epoch)[
+                    max(first - epoch * count, 0) : positions.stop - epoch * count
+                ]
                 for epoch in range(positions[0] // count, positions[-1] // count + 1)
             ]
         )
@@ -84,19 +108,12 @@ class TrainBatches:
         # A seed of their own: the step draws its times from the other one.
         generator = torch.Generator().manual_seed(derive_seed(self.seed, 3, n, self.rank))
         flip = torch.rand(self.batch_size, generator=generator) < (0.5 if self.flip else 0.0)
-        return {
-            "pixels": self.images.pixels[index],
-            "label": self.images.labels[index],
-            "flip": flip,
-            "seed": seed,
-        }
+        pixels, label = self.images.take(index, derive_seed(self.seed, 4, n, self.rank))
+        return {"pixels": pixels, "label": label, "flip": flip, "seed": seed}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield batches from ``start`` on, without an end."""
-        n = self.start
-        while True:
-            yield self[n]
-            n += 1
+        return stream(self, itertools.count(self.start), self.workers)
 
 
 @dataclasses.dataclass
@@ -112,48 +129,54 @@ class ValidationBatches:
         seed: Seed of the batches, from which the module draws noise and times.
         rank: This process; it has every ``world_size``-th batch.
         world_size: Number of processes.
+        workers: Processes that make batches ahead of time.
     """
 
-    images: Images
+    images: Images | OwnImages
     batch_size: int
     seed: int
     rank: int = 0
     world_size: int = 1
+    workers: int = 0
 
     @cached_property
     def _order(self) -> Tensor:
         generator = torch.Generator().manual_seed(0)
-        return torch.randperm(len(self.images.pixels), generator=generator)
+        return torch.randperm(len(self.images), generator=generator)
 
     @cached_property
     def _starts(self) -> list[int]:
-        starts = range(0, len(self.images.pixels), self.batch_size)
+        starts = range(0, len(self.images), self.batch_size)
         return list(starts)[self.rank :: self.world_size]
 
     def __len__(self) -> int:
         """Number of batches."""
         return len(self._starts)
 
+    def __getitem__(self, n: int) -> dict[str, Any]:
+        """Batch n of this rank, like those of ``TrainBatches``, not flipped."""
+        start = self._starts[n]
+        index = self._order[start : start + self.batch_size]
+        pixels, label = self.images.take(index, derive_seed(0, 5, start))
+        flip = torch.zeros(len(index), dtype=torch.bool)
+        seed = derive_seed(self.seed, 2, start)
+        return {"pixels": pixels, "label": label, "flip": flip, "seed": seed}
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield batches like those of ``TrainBatches``, not flipped."""
-        for start in self._starts:
-            index = self._order[start : start + self.batch_size]
-            yield {
-                "pixels": self.images.pixels[index],
-                "label": self.images.labels[index],
-                "flip": torch.zeros(len(index), dtype=torch.bool),
-                "seed": derive_seed(self.seed, 2, start),
-            }
+        """Yield all batches."""
+        return stream(self, range(len(self)), self.workers)
 
 
 class ImageData(LightningDataModule):
-    """CIFAR-10, CIFAR-100, a folder of images, or generated shapes.
+    """CIFAR-10, CIFAR-100, a folder of images, generated shapes, or a data set of one's own.
 
     Args:
         name: ``cifar10`` or ``cifar100`` (downloaded by torchvision into ``root``, checksum
             verified), ``folder`` (the images below ``root``; sub-folders are classes; ``train``
-            and ``test`` or ``val`` inside it are the splits) or ``shapes`` (drawn here: 10,000
-            images of ten classes).
+            and ``test`` or ``val`` inside it are the splits), ``shapes`` (drawn here: 10,000
+            images of ten classes), or ``module:attribute``, importable from the working directory:
+            a torch data set of (image, label), as ``OwnImages`` takes it, or what returns one. The
+            classes are its attribute ``classes``; without it there are none.
         root: Directory of the data.
         batch_size: Images per batch on each device, at least 1.
         flip: Whether half of the training images are mirrored.
@@ -163,9 +186,14 @@ class ImageData(LightningDataModule):
         cache: Directory for decoded folders and for latents.
         autoencoder: Directory or Hub name of a diffusers ``AutoencoderKL``: the images of a
             folder become latents of ``image_size``, encoded once.
+        validation: ``module:attribute`` of the held-out images of a data set of one's own; without
+            it nothing is validated.
+        workers: Processes that make batches ahead of time; worth it where the items of a data set
+            of one's own take long. The batches are the same for any number.
 
     Raises:
-        ValueError: If an argument is outside its range, or the folder holds no image.
+        ValueError: If an argument is outside its range, the folder holds no image, or the data set
+            is something else.
         OSError: If a download fails.
     """
 
@@ -179,10 +207,22 @@ class ImageData(LightningDataModule):
         seed: int = 0,
         cache: str = "data/cache",
         autoencoder: str | None = None,
+        validation: str | None = None,
+        workers: int = 0,
     ) -> None:
         super().__init__()
-        if name not in NAMES:
-            raise InputError(f"data.name is {name!r}; accepted: {', '.join(NAMES)}")
+        is_own = ":" in name
+        if name not in NAMES and not is_own:
+            raise InputError(
+                f"data.name is {name!r}; accepted: {', '.join(NAMES)}, or module:attribute"
+            )
+        if validation is not None and not (is_own and ":" in validation):
+            raise InputError(
+                f"data.validation is {validation!r}; accepted: module:attribute, where data.name "
+                "is one too"
+            )
+        if workers < 0:
+            raise InputError(f"data.workers is {workers}; accepted: 0 or more")
         if batch_size < 1:
             raise InputError(f"data.batch_size is {batch_size}; accepted: at least 1")
         if name.startswith("cifar") and image_size != 32:
@@ -193,9 +233,9 @@ class ImageData(LightningDataModule):
         self.autoencoder_name = autoencoder
         self.name, self.root, self.image_size = name, Path(root), image_size
         self.batch_size, self.flip, self.seed = batch_size, flip, seed
-        self.cache = Path(cache)
-        self.train: Images | None = None
-        self.validation: Images | None = None
+        self.cache, self.workers = Path(cache), workers
+        self.train: Images | OwnImages | None = None
+        self.validation: Images | OwnImages | None = None
 
     @cached_property
     def autoencoder(self) -> Autoencoder | None:
@@ -221,13 +261,19 @@ class ImageData(LightningDataModule):
             names = list(shapes.CLASSES)
             self.train = Images(*shapes.draw_shapes(10_000, self.image_size, seed=0), names)
             self.validation = Images(*shapes.draw_shapes(1_000, self.image_size, seed=1), names)
-        else:
+        elif self.name == "folder":
             train, held_out = self._splits()
             self.train = self._folder(train)
             if held_out is not None:
                 self.validation = self._folder(held_out)
                 if self.validation.class_names != self.train.class_names:
                     raise InputError(f"{train} and {held_out} have different class folders")
+        else:
+            self.train = self._own("name")
+            if self.hparams["validation"] is not None:
+                self.validation = self._own("validation")
+                if self.validation.class_names != self.train.class_names:
+                    raise InputError("data.name and data.validation have different classes")
 
     @property
     def class_names(self) -> list[str]:
@@ -251,6 +297,7 @@ class ImageData(LightningDataModule):
             start=self.trainer.global_step * self.trainer.accumulate_grad_batches,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
+            workers=self.workers,
         )
 
     def val_dataloader(self) -> ValidationBatches | list:
@@ -259,7 +306,9 @@ class ImageData(LightningDataModule):
             return []
         assert self.trainer is not None
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        return ValidationBatches(self.validation, self.batch_size, self.seed, rank, world_size)
+        return ValidationBatches(
+            self.validation, self.batch_size, self.seed, rank, world_size, self.workers
+        )
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Mirror and scale on the device: adds ``image``, float32 in [-1, 1], or a latent."""
@@ -279,6 +328,13 @@ class ImageData(LightningDataModule):
             return self.root, None
         held_out = (self.root / name for name in ("test", "val"))
         return train, next((path for path in held_out if path.is_dir()), None)
+
+    def _own(self, option: str) -> OwnImages:
+        """A data set of one's own, of which the first item has been tried."""
+        name = self.hparams[option]
+        images = OwnImages(load_dataset(name, f"data.{option}"), self.image_size, name)
+        images.take(torch.tensor([0]), seed=0)
+        return images
 
     def _folder(self, root: Path) -> Images:
         """A directory as pixels, or as latents."""

@@ -3,8 +3,8 @@
 import hashlib
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from uvit_lit.files import replacing
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
 
-class Images(NamedTuple):
+@dataclass(eq=False)
+class Images:
     """A data set in memory.
 
     Attributes:
@@ -30,6 +31,14 @@ class Images(NamedTuple):
     pixels: Tensor
     labels: Tensor
     class_names: list[str]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    def take(self, index: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Pixels and labels of some images; nothing about them is random."""
+        return self.pixels[index], self.labels[index]
 
 
 def load_folder(root: Path, size: int, cache: Path) -> Images:
@@ -121,8 +130,12 @@ def try_decode(path: Path, size: int) -> tuple[np.ndarray, str]:
 
 
 def decode(path: Path, size: int) -> np.ndarray:
-    """Read one image as (3, size, size) uint8: the shorter side resized, the centre cut out."""
+    """Read one image as (3, size, size) uint8, as ``fit`` makes it."""
     with Image.open(path) as opened:
-        image = opened.convert("RGB")
-    image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+        return fit(opened, size)
+
+
+def fit(image: Image.Image, size: int) -> np.ndarray:
+    """An image as (3, size, size) uint8: the shorter side resized, the centre cut out."""
+    image = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
     return np.asarray(image).transpose(2, 0, 1)

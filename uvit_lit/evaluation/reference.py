@@ -47,6 +47,11 @@ def open_data(options: ReferenceOptions, generation: Generation, download: bool)
     root = options.data_root or (known.get("root") if name == known.get("name") else None)
     if name is None or (name == "folder" and root is None):
         raise InputError("the checkpoint does not say its data: give --data and --data_root")
+    if ":" in name:  # no code is run because a file names it
+        raise InputError(
+            f"the data are {name}, code of one's own; accepted: a folder of such images, with "
+            "--data folder --data_root PATH"
+        )
     data = ImageData(name, root or "data", image_size=generation.image_size)
     error = None
     if download and generation.devices.is_main:
@@ -88,7 +93,7 @@ def find_data(
 def split_pixels(data: ImageData, split: str) -> Tensor:
     """Pixels of a split, ``train`` or ``test``: (images, 3, height, width) uint8."""
     images = data.train if split == "train" else data.validation
-    assert images is not None
+    assert isinstance(images, Images)
     return images.pixels
 
 
@@ -168,9 +173,9 @@ def labelled_images(data: ImageData, names: list[str]) -> tuple[Images, Images, 
         raise InputError(
             f"the model has the classes {ours}, the data {theirs}; accepted with classes: the same"
         )
-    assert data.train is not None
+    assert isinstance(data.train, Images)
     order, source = _shuffled(data.train), "test split"
-    if data.validation is not None:
+    if isinstance(data.validation, Images):
         images, held_out = data.validation, _shuffled(data.validation)
     else:
         fifth = -(-len(order) // 5)

@@ -12,7 +12,7 @@ from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError
 from uvit_lit.filters import PROTOTYPES
 from uvit_lit.model import find_checkpoint
-from uvit_lit.skips import choose_skips
+from uvit_lit.skips import UNCHANGED, SkipSettings, choose_skips
 from uvit_lit.training.optim import Muon
 from uvit_lit.training.steps import is_logged
 from uvit_lit.uvit import UViT
@@ -95,7 +95,9 @@ class DiffusionModule(LightningModule):
         skips: Long skips that s, b and so on act on at sampling when nobody says which: all,
             inner, outer or numbers with commas, 0 the outermost. The checkpoints name it;
             training does nothing with it.
-        **uvit: Arguments of ``UViT``: sizes, classes, and what acts on the long skips.
+        skip: What acts on every long skip during training; of butterworth, chebyshev and chebyshev2
+            s and the cutoff are learned, from these settings on.
+        **uvit: The other arguments of ``UViT``: sizes and classes.
 
     Raises:
         ValueError: If an argument is outside its range, or the checkpoint does not fit.
@@ -118,6 +120,7 @@ class DiffusionModule(LightningModule):
         train: str = "all",
         filter_lr: float = 10.0,
         skips: str = "all",
+        skip: SkipSettings = UNCHANGED,
         **uvit: Any,
     ) -> None:
         super().__init__()
@@ -145,15 +148,16 @@ class DiffusionModule(LightningModule):
         if not filter_lr > 0:
             raise InputError(f"filter_lr is {filter_lr}; accepted: above 0")
         self.save_hyperparameters()
-        self.denoiser = Denoiser(UViT(**uvit), schedule, prediction)
+        self.hparams["skip"] = vars(skip)  # a checkpoint holds plain data
+        self.denoiser = Denoiser(UViT(skip=skip, **uvit), schedule, prediction)
         choose_skips(skips, len(self.denoiser.backbone.long_skips))  # refuses an unknown one
         if init_from is not None:
-            initialise(self.denoiser, uvit_arguments(uvit), find_checkpoint(init_from))
+            initialise(self.denoiser, uvit_arguments(self.hparams), find_checkpoint(init_from))
         filters = list(self.denoiser.backbone.long_skips.parameters())
         if train != "all" and not filters:
             raise InputError(
                 f"train is {train!r}, but the long skips learn nothing; accepted with --filter "
-                f"{', '.join(PROTOTYPES)} or learn_b"
+                f"{', '.join(PROTOTYPES)}"
             )
         if train == "filters":
             self.denoiser.requires_grad_(False)
