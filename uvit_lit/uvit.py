@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from uvit_lit.errors import InputError
-from uvit_lit.filters import PROTOTYPES
+from uvit_lit.filters import LEARNED
 from uvit_lit.skips import SkipModulation, SkipSettings
 
 MAX_TIMESTEP = 1000
@@ -130,8 +130,8 @@ class UViT(nn.Module):
         conv: Whether a 3x3 convolution follows the last linear layer.
         grad_checkpoint: Whether to recompute the blocks in the backward pass to save memory.
         filter: Low-pass on the long skips during training: ``none``, ``step``, ``butterworth``,
-            ``chebyshev``, ``chebyshev2`` or ``freeu_box``. Of butterworth, chebyshev and
-            chebyshev2 training learns s and cutoff, for each long skip.
+            ``chebyshev``, ``chebyshev2``, ``freeu_box`` or ``flat``. Of butterworth, chebyshev and
+            chebyshev2 training learns s and cutoff, of flat s, for each long skip.
         s: Skip scale during training, at least 0: gain of the filter's passband. Where it is
             learned, where it starts, between 0 and 2; at exactly 1 the cutoff has no gradient.
         cutoff: Cutoff during training, fraction of Nyquist on the token grid, in (0, sqrt(2)].
@@ -220,7 +220,7 @@ class UViT(nn.Module):
 
         s = s if filter != "none" else 1.0
         settings = SkipSettings(filter, s, cutoff, b, b_channels, order, ripple, attenuation)
-        learn = [*(("s", "cutoff") if filter in PROTOTYPES else ()), *(("b",) if learn_b else ())]
+        learn = [*LEARNED.get(filter, ()), *(("b",) if learn_b else ())]
         self.long_skips: Any = nn.ModuleList(  # outermost pair of blocks first
             [
                 SkipModulation(self.grid, self.num_prefix, learn, **vars(settings))

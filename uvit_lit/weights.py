@@ -21,7 +21,7 @@ from torch import Tensor
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError
 from uvit_lit.files import write, write_torch
-from uvit_lit.filters import MAX_FREQUENCY, PROTOTYPES
+from uvit_lit.filters import LEARNED, MAX_FREQUENCY
 from uvit_lit.uvit import UViT
 
 CIFAR10 = [
@@ -434,7 +434,7 @@ def _keeps_its_skips(there: dict[str, Any], here: dict[str, Any], same_design: b
     """Whether what the skips did is done again, or was nothing."""
     filter_kept = there["filter"] == "none" or (
         same_design
-        and (there["filter"] in PROTOTYPES or all(here[n] == there[n] for n in ("s", "cutoff")))
+        and (there["filter"] in LEARNED or all(here[n] == there[n] for n in ("s", "cutoff")))
     )
     b_was_1 = there["b"] == 1 and not there["learn_b"]
     b_kept = b_was_1 or (

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError
-from uvit_lit.filters import PROTOTYPES
+from uvit_lit.filters import LEARNED
 from uvit_lit.model import find_checkpoint
 from uvit_lit.skips import choose_skips
 from uvit_lit.training.optim import Muon
@@ -153,7 +153,7 @@ class DiffusionModule(LightningModule):
         if train != "all" and not filters:
             raise InputError(
                 f"train is {train!r}, but the long skips learn nothing; accepted with --filter "
-                f"{', '.join(PROTOTYPES)} or learn_b"
+                f"{', '.join(LEARNED)} or learn_b"
             )
         if train == "filters":
             self.denoiser.requires_grad_(False)
