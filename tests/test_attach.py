@@ -122,6 +122,54 @@ def test_it_is_freeu_where_freeu_scales_the_skips_alone(stage):
     assert (expected - plain).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("stage", [0, 1])
+def test_it_is_freeu_1_with_a_constant_b_on_half_of_the_channels(stage):
+    network = make_unet(UNet2DConditionModel)
+    plain = call(network)
+    scales = {f"{knob}{stage + 1}": value for knob, value in (("s", 0.3), ("b", 1.4))}
+    network.enable_freeu(**{"s1": 1.0, "s2": 1.0, "b1": 1.0, "b2": 1.0, **scales})
+    expected = call(network)
+    network.disable_freeu()
+    side = 4 * 2**stage
+    with modulate(network, skips=(f"up_blocks.{stage}",), filter="freeu_box", s=0.3, b=1.4,
+                  b_channels=0.5, b_map="constant", cutoff=2 / side):  # fmt: skip
+        torch.testing.assert_close(call(network), expected, atol=1e-5, rtol=1e-5)
+    assert (expected - plain).abs().max() > 1e-3
+
+
+def test_it_is_scalelong_with_powers_of_kappa_on_every_token():
+    """Constant scaling, 2310.13545: kappa^i on skip i; its U-ViT scales the prefix tokens too."""
+    network, kappa = make_uvit(), 0.7
+    plain = call(network)
+    hooks = [
+        network.out_blocks[-1 - i].register_forward_pre_hook(
+            lambda _, args, i=i: (args[0], kappa**i * args[1])
+        )
+        for i in range(2)
+    ]
+    expected = call(network)
+    for hook in hooks:
+        hook.remove()
+    joins = {"out_blocks.1": None, "out_blocks.0": None}
+    settings = {"filter": "flat", "s": [kappa**i for i in range(2)]}
+    with modulate(network, at=joins, grid=(1, 65), prefix=0, **settings):
+        torch.testing.assert_close(call(network), expected, atol=1e-5, rtol=1e-5)
+    assert (expected - plain).abs().max() > 1e-3
+    learned = modulate(network, learn=("s",), **{**settings, "s": [0.9, 0.6]})
+    (call(network) - expected).square().mean().backward()
+    assert all(p.grad.abs().sum() > 0 for p in learned.parameters())
+    assert len(list(learned.parameters())) == 2
+
+
+def test_b_alone_may_be_constant():
+    """Without a filter, too."""
+    network = make_uvit()
+    with modulate(network, b=1.4) as attached:
+        structured = call(network)
+        attached.set(b=1.4, b_map="constant")
+        assert (call(network) - structured).abs().max() > 1e-4
+
+
 def test_the_skips_of_a_unet_are_where_its_blocks_join():
     network = make_unet(UNet2DModel)
     attached = modulate(network, learn=("cutoff",), filter="butterworth", s=0.9)

@@ -1,11 +1,10 @@
-"""Predictions, loss and guidance."""
+"""Predictions and loss."""
 
 import pytest
 import torch
 from torch import nn
 
 from uvit_lit.diffusion import PREDICTIONS, Denoiser
-from uvit_lit.guidance import Guided
 
 
 class Recorder(nn.Module):
@@ -44,13 +43,6 @@ def test_the_backbone_sees_scaled_time():
     backbone = Recorder()
     Denoiser(backbone)(torch.zeros(1, 1, 2, 2), torch.tensor([0.5]), torch.tensor([0]))
     assert backbone.timesteps.item() == 499.5
-
-
-@pytest.mark.parametrize(("scale", "expected"), [(0.0, 2.0), (1.0, 1.0), (3.0, -1.0)])
-def test_guidance_is_uncond_plus_scale_times_difference(scale, expected):
-    guided = Guided(Denoiser(Recorder(), prediction="x0"), scale)
-    output = guided(torch.zeros(2, 1, 2, 2), torch.tensor([0.5, 0.5]), torch.tensor([1, 1]))
-    assert torch.equal(output, torch.full_like(output, expected))
 
 
 def test_unknown_prediction():

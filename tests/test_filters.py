@@ -137,6 +137,19 @@ def test_a_cutoff_at_the_bin_spacing_touches_the_mean_alone():
     assert response[0, 0] == 1
 
 
+@pytest.mark.parametrize("cutoff", [0.1, 1.0])
+def test_a_flat_response_is_1_everywhere(cutoff):
+    assert torch.equal(LowPass("flat")(frequencies((8, 8)), cutoff), torch.ones(8, 8).double())
+
+
+@pytest.mark.parametrize("name", FILTERS[1:])
+def test_a_response_can_leave_out_the_mean_alone(name):
+    plain, keeping = (LowPass(name, keep_mean=keep)(frequencies((8, 8)), 0.5) for keep in (0, 1))
+    assert plain[0, 0] > 0.5
+    assert (plain != keeping).nonzero().tolist() == [[0, 0]]
+    assert keeping[0, 0] == 0
+
+
 def test_the_box_with_cutoff_1_holds_every_bin():
     assert LowPass("freeu_box")(frequencies((8, 8)), 1.0).min() == 1
 

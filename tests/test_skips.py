@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from diffusers.utils.torch_utils import fourier_filter
 
-from uvit_lit.filters import FILTERS, PROTOTYPES, LowPass, frequencies, hartley_matrix
+from uvit_lit.filters import FILTERS, LEARNED, PROTOTYPES, LowPass, frequencies, hartley_matrix
+from uvit_lit.options import preset_settings
 from uvit_lit.skips import SkipModulation, SkipSettings, Window, scale_backbone
 
 GRIDS = [(8, 8), (16, 16), (7, 7), (5, 8), (16, 9), (1, 6), (1, 1)]
@@ -161,11 +162,75 @@ def test_backbone_scale_reaches_the_first_channels_only():
     assert torch.equal(half[..., 4:], x[..., 4:])
 
 
+FREEU_SKIP = [-0.66776, 0.28439, 0.96265, 0.74153, -0.14653, 0.76739, 0.95754, 0.24857]
+FREEU = {
+    "freeu_v1": [-0.90816, -1.15071, -0.3353, 0.78838, -0.99178, -0.64354, 0.29637, 0.9638],
+    "freeu_v2": [-0.94872, -1.02212, -0.27963, 0.73454, -0.99178, -0.64354, 0.29637, 0.9638],
+}
+
+
+@pytest.mark.parametrize("preset", FREEU)
+def test_the_presets_of_freeu_are_its_code(preset):
+    """Rows of channels 0 and 2, made by its demo (version 1) and by its README (version 2)."""
+    settings = preset_settings(preset, 4)
+    assert settings.pop("skips") == "inner"
+    numbers = torch.arange(64.0).reshape(1, 4, 4, 4)
+    modulated = SkipModulation(**settings)(numbers.sin(), numbers.cos())
+    for maps, expected in zip(modulated, (FREEU[preset], FREEU_SKIP), strict=True):
+        rows = torch.cat([maps[0, 0, 1], maps[0, 2, 1]])
+        torch.testing.assert_close(rows, torch.tensor(expected), atol=1e-5, rtol=0)
+
+
+def test_a_constant_b_multiplies_the_patch_tokens():
+    x = torch.randn(2, 18, 4)
+    scaled = scale_backbone(x, 1.4, prefix=2, b_map="constant")
+    torch.testing.assert_close(scaled[:, 2:], 1.4 * x[:, 2:])
+    assert torch.equal(scaled[:, :2], x[:, :2])
+
+
+@pytest.mark.parametrize("s", [0.0, 0.9, 1.5])
+def test_a_flat_filter_scales_the_whole_skip(s):
+    """Skip-Tuning; the prefix tokens are left alone."""
+    skip = torch.randn(2, 66, 4)
+    filtered = SkipModulation((8, 8), 2, filter="flat", s=s)(skip, skip)[1]
+    torch.testing.assert_close(filtered[:, 2:], s * skip[:, 2:], atol=1e-5, rtol=1e-5)
+    assert torch.equal(filtered[:, :2], skip[:, :2])
+
+
+def test_a_flat_filter_learns_its_s_alone():
+    modulation = SkipModulation((4, 4), 1, ("s",), filter="flat", s=0.5)
+    skip = torch.randn(2, 17, 3)
+    modulation(skip, skip)[1][:, 1:].sum().backward()
+    (raw,) = modulation.parameters()
+    slope = 2 * 0.25 * 0.75  # of 2 sigmoid(raw) at 0.5
+    torch.testing.assert_close(raw.grad, slope * skip[:, 1:].sum().view(1), atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="filter is flat; accepted where cutoff is learned: but"):
+        SkipModulation((4, 4), 1, ("cutoff",), filter="flat", s=0.5)
+
+
+@pytest.mark.parametrize(("filter", "learn"), [("step", ()), ("butterworth", ("s", "cutoff"))])
+def test_the_mean_is_left_alone_and_the_rest_is_filtered(filter, learn):
+    settings = {"filter": filter, "s": 0.4, "cutoff": 0.6}
+    plain, keeping = (SkipModulation((8, 8), 1, learn, **settings, keep_mean=keep)
+                      for keep in (False, True))  # fmt: skip
+    skip = torch.randn(2, 65, 3) + 2
+    with torch.no_grad():
+        filtered, kept = (modulation(skip, skip)[1][:, 1:] for modulation in (plain, keeping))
+    mean = skip[:, 1:].mean(1, keepdim=True)
+    torch.testing.assert_close(kept.mean(1, keepdim=True), mean)
+    torch.testing.assert_close(filtered.mean(1, keepdim=True), 0.4 * mean)
+    torch.testing.assert_close(kept, filtered + 0.6 * mean, atol=1e-5, rtol=1e-5)
+    frequency = frequencies((8, 8))
+    gains = plain.gain(frequency), keeping.gain(frequency)
+    assert ((gains[0] - gains[1]).abs() > 1e-6).nonzero().tolist() == [[0, 0]]
+    assert float(gains[1][0, 0]) == 1
+
+
 @pytest.mark.parametrize("filter", FILTERS)
 @pytest.mark.parametrize("grid", [(8, 8), (5, 8)])
 def test_maps_are_modulated_as_tokens_are(filter, grid):
     s = 1.0 if filter == "none" else 0.4
-    learn = ("s", "cutoff", "b") if filter in PROTOTYPES else ("b",)
+    learn = (*LEARNED.get(filter, ()), "b")
     modulation = SkipModulation(grid, 0, learn, filter=filter, s=s, cutoff=0.5, b=1.3)
     backbone, skip = torch.randn(3, 6, *grid), torch.randn(3, 4, *grid)
     tokens = modulation(*(x.flatten(2).mT for x in (backbone, skip)))
@@ -242,14 +307,14 @@ def test_the_window_fades_as_half_a_cosine():
 
 
 def learned(filter, grid=(8, 8), prefix=2, learn_b=False, **settings):
-    learn = [*(("s", "cutoff") if filter in PROTOTYPES else ()), *(("b",) if learn_b else ())]
+    learn = [*LEARNED.get(filter, ()), *(("b",) if learn_b else ())]
     return SkipModulation(
         grid, prefix, learn, filter=filter, **{"s": 0.9, "cutoff": 0.5, **settings}
     )
 
 
 @pytest.mark.parametrize("grid", GRIDS[:4])
-@pytest.mark.parametrize("filter", [*PROTOTYPES, "freeu_box"])
+@pytest.mark.parametrize("filter", [*PROTOTYPES, "freeu_box", "flat"])
 def test_every_filter_equals_the_fourier_transform(filter, grid):
     """gain(f) = 1 - (1 - s) |H(f)|."""
     modulation = learned(filter, grid, s=0.4)
@@ -404,7 +469,7 @@ def test_a_learned_value_starts_inside_its_bounds(wrong, named):
     ("wrong", "message"),
     [
         ({"learn": ("order",)}, "learn is order; accepted: s, cutoff, b"),
-        ({"learn": ("s",), "filter": "step"}, "filter is step; accepted where s or the cutoff"),
+        ({"learn": ("s",), "filter": "step"}, "filter is step; accepted where s is learned"),
         ({"learn": ("b",), "grid": None}, "grid is None; accepted where something is learned"),
     ],
 )
@@ -455,6 +520,7 @@ def test_it_is_one_graph_for_the_compiler_and_for_export(filter):
         ({"cutoff": 0.0}, "0.0"),
         ({"cutoff": 2.0}, "2.0"),
         ({"b_channels": 0.0}, "0.0"),
+        ({"b_map": "mean"}, "b_map is 'mean'"),
         ({"filter": "butterworth", "order": 0}, "order is 0"),
         ({"filter": "butterworth", "order": 13}, "order is 13"),
         ({"filter": "butterworth", "order": 2.5}, "order is 2.5"),

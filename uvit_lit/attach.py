@@ -172,8 +172,8 @@ def modulate(
             learned, or where tokens make no square.
         prefix: With ``at``: leading tokens (time, class) that are left alone. Maps have none.
         **settings: Fields of ``uvit_lit.skips.SkipSettings``: filter, s, cutoff, b, b_channels,
-            order, ripple, attenuation. One value, or one per chosen skip in the order in which
-            they are named; ``all`` begins with the outermost.
+            order, ripple, attenuation, b_map, keep_mean. One value, or one per chosen skip in the
+            order in which they are named; ``all`` begins with the outermost.
 
     Returns:
         What ``set``s and ``remove``s them, a module whose parameters are what they learn.

@@ -36,8 +36,11 @@ PROTOTYPES: dict[str, Callable[["LowPass"], tuple]] = {
 """Families designed by ``scipy.signal``: zeros, poles and gain of the analog low-pass of cutoff 1.
 Their responses are smooth in the cutoff, so training can learn it."""
 
-FILTERS = ("none", "step", *PROTOTYPES, "freeu_box")
+FILTERS = ("none", "step", *PROTOTYPES, "freeu_box", "flat")
 """Names of the filters; ``none`` leaves the skip as it is."""
+
+LEARNED: dict[str, tuple[str, ...]] = {**dict.fromkeys(PROTOTYPES, ("s", "cutoff")), "flat": ("s",)}
+"""Which numbers of a filter training can learn."""
 
 RANGES = {"order": (1, 12), "ripple": (0.05, 6.0), "attenuation": (10.0, 80.0)}
 """Accepted values of the numbers of a design, both ends included."""
@@ -60,11 +63,13 @@ class LowPass:
     Attributes:
         name: ``step`` (1 below the cutoff, 0 from there on; equation 2), ``butterworth``,
             ``chebyshev`` (type I, equal ripple in the passband), ``chebyshev2`` (type II, equal
-            ripple in the stopband), or ``freeu_box`` (the box of FreeU's code).
+            ripple in the stopband), ``freeu_box`` (the box of FreeU's code), or ``flat`` (1
+            everywhere, whatever the cutoff: ``s`` scales the whole skip).
         order: Number of poles of the analog families, 1 to 12; -6.02 dB per octave for each far
             above the cutoff (not of type II, whose stopband has a floor).
         ripple: Of ``chebyshev``, in dB, 0.05 to 6: how far the passband dips below 1.
         attenuation: Of ``chebyshev2``, in dB, 10 to 80: how far the stopband stays below 1.
+        keep_mean: Whether the response at frequency 0 is 0, so that the mean is never scaled.
 
     Raises:
         ValueError: If there is no filter by that name, or a number is outside its range.
@@ -82,6 +87,7 @@ class LowPass:
     order: int = 3
     ripple: float = 1.0
     attenuation: float = 40.0
+    keep_mean: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what has no design."""
@@ -105,6 +111,11 @@ class LowPass:
         Returns:
             (...) in [0, 1]. Differentiable in the cutoff for the analog families.
         """
+        response = self._response(frequency, cutoff)
+        return response * (frequency != 0).any(-1) if self.keep_mean else response
+
+    def _response(self, frequency: Tensor, cutoff: Tensor | float) -> Tensor:
+        """|H| of the family, at frequency 0 too."""
         if self.name == "freeu_box":
             # Not symmetric: on real features its effect is the mean of its values at +f and -f.
             mirrored = torch.where(frequency == -1, frequency, -frequency)  # -1 and +1 are one bin
@@ -114,6 +125,8 @@ class LowPass:
             )
             return (box + mirrored_box) / 2
         radius = torch.hypot(*frequency.unbind(-1))
+        if self.name == "flat":
+            return torch.ones_like(radius)
         if self.name == "step":
             return (radius < cutoff).to(frequency.dtype)
         return self._magnitude(radius / cutoff)

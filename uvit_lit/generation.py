@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
@@ -103,6 +102,7 @@ class Generation:
         labels: Label of each image; None for a model without classes.
         devices: The processes that share the images.
         autoencoder: Decodes the latents of a latent model.
+        guide: The weaker model of autoguidance.
 
     Raises:
         ValueError: If an option is outside its range, or the model cannot do it.
@@ -113,6 +113,7 @@ class Generation:
     labels: list[int] | None
     devices: Devices
     autoencoder: Autoencoder | None = None
+    guide: Model | None = None
 
     def __post_init__(self) -> None:
         """Validate the options."""
@@ -123,14 +124,20 @@ class Generation:
             if getattr(options, name) < 1:
                 raise InputError(f"{name} is {getattr(options, name)}; accepted: at least 1")
         check_seeds(range(options.seed, options.seed + options.n))
-        if not (math.isfinite(options.cfg) and options.cfg >= 0):
-            raise InputError(f"cfg is {options.cfg}; accepted: a number of at least 0")
         check_latents(self.autoencoder, self.model.image_shape[0])
         autocast(self.devices.device, options.precision)  # refuses an unknown one
-        if options.cfg != 1 and not self.model.can_guide:
+        if options.guide is None and options.cfg != 1 and not self.model.can_guide:
             raise InputError(
-                f"cfg is {options.cfg:g}, but this model was trained without class dropout"
+                f"cfg is {options.cfg}, but this model was trained without class dropout"
             )
+        self.guided = Guided(
+            self.model.denoiser,
+            options.cfg,
+            None if self.guide is None else self.guide.denoiser,
+            cutoff=options.cfg_cutoff,
+            rescale=options.cfg_rescale,
+            t_range=options.cfg_range,
+        )
 
     @classmethod
     def load(
@@ -160,7 +167,8 @@ class Generation:
             labels = draw_labels(model, options.classes, seeds)
         else:
             labels = choose_labels(model, options.classes, options.n)
-        return cls(model, options, labels, devices, autoencoder)
+        guide = None if options.guide is None else load_model(options.guide)
+        return cls(model, options, labels, devices, autoencoder, guide)
 
     def launch(self) -> None:
         """Start all devices; call after the options are validated.
@@ -169,7 +177,7 @@ class Generation:
             ValueError: If the processes have read different files, as ``last`` may change.
         """
         self.devices.launch()
-        self.model.denoiser.to(self.devices.device)
+        self.guided.to(self.devices.device)
         if self.autoencoder is not None:
             self.autoencoder.to(self.devices.device)
         if self.devices.count > 1:
@@ -190,6 +198,7 @@ class Generation:
             "arguments": self.model.arguments,
             "schedule": self.model.denoiser.schedule.name,
             "prediction": self.model.denoiser.prediction,
+            "guide_sha256": None if self.guide is None else file_hash(self.guide.path),
             "autoencoder_sha256": None if autoencoder is None else autoencoder.fingerprint,
             "sampling": options,
             "labels": self.labels,
@@ -247,13 +256,12 @@ class Generation:
 
     def _draw(self, numbers: list[int], bar: tqdm) -> Tensor:
         """Images of some numbers."""
-        denoiser, options = self.model.denoiser, self.options
-        guided = denoiser if options.cfg == 1 else Guided(denoiser, options.cfg)
+        options = self.options
 
         def some(indices: list[int]) -> Tensor:
             chosen = [numbers[k] for k in indices]
             images = sample(
-                guided,
+                self.guided,
                 self.model.image_shape,
                 [options.seed + k for k in chosen],
                 None if self.labels is None else [self.labels[k] for k in chosen],
@@ -326,7 +334,8 @@ def generate(
     devices = Devices(next(model.denoiser.parameters()).device)
     labels = choose_labels(model, sampling.classes, n)
     autoencoder = find_autoencoder(model, vae, devices.device)
-    generation = Generation(model, sampling, labels, devices, autoencoder)
+    guide = None if sampling.guide is None else load_model(sampling.guide, devices.device)
+    generation = Generation(model, sampling, labels, devices, autoencoder, guide)
     given = options.keys() & {field.name for field in fields(SkipOptions)}
     with model.skips(skips) if given else nullcontext(), generation.bar(show=progress) as bar:
         return generation.run(bar)

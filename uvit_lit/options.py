@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from uvit_lit.errors import InputError
 
-Filter = Literal["none", "step", "butterworth", "chebyshev", "chebyshev2", "freeu_box"]
+Filter = Literal["none", "step", "butterworth", "chebyshev", "chebyshev2", "freeu_box", "flat"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-Preset = Literal["neutral", "mild", "medium", "strong", "freeu"]
+Preset = Literal["neutral", "mild", "medium", "strong", "freeu", "freeu_v1", "freeu_v2"]
 Schedule = Literal["vp", "linear", "cosine", "sd"]
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -27,6 +27,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     # FreeU's box, channels, and the s and b of its first stage, which is the innermost; the cutoff
     # is its threshold of one frequency, which depends on the grid
     "freeu": {"filter": "freeu_box", "s": 0.9, "b": 1.2, "b_channels": 0.5, "skips": "inner"},
+    # the same stage of FreeU 1 and 2: a constant b, and the structure-aware map, with the numbers
+    # of its demo and those that its README gives for Stable Diffusion 2.1
+    "freeu_v1": {
+        "filter": "freeu_box",
+        "s": 0.9,
+        "b": 1.2,
+        "b_channels": 0.5,
+        "b_map": "constant",
+        "skips": "inner",
+    },
+    "freeu_v2": {"filter": "freeu_box", "s": 0.9, "b": 1.4, "b_channels": 0.5, "skips": "inner"},
 }
 """Name of each preset and what it sets, on the skips that the model names unless it says which;
 what is named beside a preset comes before it. docs/detail.md has what they do to a model."""
@@ -44,7 +55,7 @@ def preset_settings(name: str, tokens: int) -> dict[str, Any]:
     """
     if name not in PRESETS:
         raise InputError(f"preset is {name!r}; accepted: {', '.join(PRESETS)}")
-    one_frequency = {"cutoff": 2 / tokens} if name == "freeu" else {}
+    one_frequency = {"cutoff": 2 / tokens} if name.startswith("freeu") else {}
     return {**PRESETS[name], **one_frequency}
 
 
@@ -68,6 +79,8 @@ class SkipOptions:
         ripple: Passband ripple of chebyshev, 0.05 to 6 dB.
         attenuation: Stopband attenuation of chebyshev2, 10 to 80 dB.
         b_channels: Fraction of the channels that b amplifies, above 0 and at most 1.
+        b_map: structure amplifies the tokens whose features are strong, constant all alike.
+        keep_mean: The filter leaves the mean of the features alone.
     """
 
     s: float | list[float] | None = None
@@ -82,6 +95,8 @@ class SkipOptions:
     ripple: float | None = None
     attenuation: float | None = None
     b_channels: float | None = None
+    b_map: Literal["structure", "constant"] | None = None
+    keep_mean: bool | None = None
 
     def settings(self, tokens: int) -> dict[str, Any]:
         """The settings that are given, the preset's included: arguments of ``Denoiser.skips``.
@@ -106,7 +121,14 @@ class SamplingOptions:
         n: Number of images, at least 1.
         seed: Seed of the first image; the next have the next ones, all below 2^32.
         classes: Names or numbers of classes, in turn; by default all.
-        cfg: Guidance scale, at least 0; 1 is no guidance.
+        cfg: Guidance scale, at least 0; 1 is no guidance. Two values are those of the low and of
+            the high frequencies of the image, and need cfg_cutoff.
+        cfg_cutoff: Where the frequencies part, fraction of the pixels' Nyquist, up to sqrt(2).
+        cfg_range: First and last time at which guidance acts, in [0, 1]; by default always.
+        cfg_rescale: How far the contrast of each estimate goes back to that without guidance, 0 to
+            1.
+        guide: Checkpoint of a weaker model to guide away from (autoguidance), as ckpt; by default
+            the model itself without its class.
         solver: ddpm, ddim, dpmpp, sde-dpmpp, unipc or heun, or module:function of your own.
         steps: Steps of the solver, 1 to 1000.
         precision: Of the network; bf16-mixed and 16-mixed are faster where the device has such
@@ -117,7 +139,11 @@ class SamplingOptions:
     n: int = 16
     seed: int = 0
     classes: list[str] | None = None
-    cfg: float = 1.0
+    cfg: float | list[float] = 1.0
+    cfg_cutoff: float | None = None
+    cfg_range: tuple[float, float] = (0.0, 1.0)
+    cfg_rescale: float = 0.0
+    guide: str | None = None
     solver: str = "dpmpp"
     steps: int = 25
     precision: Precision = "32-true"

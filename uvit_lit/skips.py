@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from uvit_lit.errors import InputError
 from uvit_lit.filters import (
     FILTERS,
+    LEARNED,
     MAX_FREQUENCY,
-    PROTOTYPES,
     LowPass,
     frequencies,
     hartley_matrix,
@@ -28,6 +28,9 @@ from uvit_lit.filters import (
 
 NAMED_SKIPS = {"all": slice(None), "inner": slice(-1, None), "outer": slice(1)}
 """Long skips that have a name: all of them, the innermost one, the outermost one."""
+
+B_MAPS = ("structure", "constant")
+"""Where b acts: by the structure of the image (equation 4), or on every token alike."""
 
 MAX_SCALE = 2.0
 """A learned s or b stays between 0 and this: 1, no change, is in the middle."""
@@ -49,6 +52,9 @@ class SkipSettings:
         order: Order of butterworth, chebyshev and chebyshev2, 1 to 12.
         ripple: Passband ripple of chebyshev, 0.05 to 6 dB.
         attenuation: Stopband attenuation of chebyshev2, 10 to 80 dB.
+        b_map: One of ``B_MAPS``: ``structure`` multiplies by alpha of equation 4, as the paper and
+            FreeU 2 do, ``constant`` every patch token by ``b``, as FreeU 1.
+        keep_mean: Whether the filter leaves frequency 0, the mean of the skip features, alone.
 
     Raises:
         ValueError: If a value is outside its range.
@@ -62,6 +68,8 @@ class SkipSettings:
     order: int = LowPass.order
     ripple: float = LowPass.ripple
     attenuation: float = LowPass.attenuation
+    b_map: str = "structure"
+    keep_mean: bool = False
 
     def __post_init__(self) -> None:
         """Validate the settings."""
@@ -81,6 +89,8 @@ class SkipSettings:
             raise InputError(
                 f"b_channels is {self.b_channels}; accepted: a fraction above 0 and at most 1"
             )
+        if self.b_map not in B_MAPS:
+            raise InputError(f"b_map is {self.b_map!r}; accepted: {', '.join(B_MAPS)}")
 
     def low_pass(self) -> LowPass | None:
         """The low-pass, or None without a filter."""
@@ -89,13 +99,14 @@ class SkipSettings:
             self.order,
             self.ripple,
             self.attenuation,
+            self.keep_mean,
         )
         return None if self.filter == "none" else design
 
     @property
     def learnable(self) -> tuple[str, ...]:
-        """What training learns of these settings: of a filter with a gradient, s and the cutoff."""
-        return ("s", "cutoff") if self.filter in PROTOTYPES else ()
+        """What training learns of these settings."""
+        return LEARNED.get(self.filter, ())
 
 
 UNCHANGED = SkipSettings()
@@ -141,7 +152,13 @@ class Learned(nn.Module):
         return min(max(value, self.low), self.high)
 
 
-def scale_backbone(x: Tensor, b: Tensor | float, prefix: int = 0, channels: float = 1.0) -> Tensor:
+def scale_backbone(
+    x: Tensor,
+    b: Tensor | float,
+    prefix: int = 0,
+    channels: float = 1.0,
+    b_map: str = "structure",
+) -> Tensor:
     """Amplify the backbone features where they are strong (equations 3 to 5).
 
     The mean over the channels gives one value per patch token (3); min-max normalised over the
@@ -154,6 +171,7 @@ def scale_backbone(x: Tensor, b: Tensor | float, prefix: int = 0, channels: floa
         b: Backbone scale, at least 0; 1 returns ``x`` itself. A tensor of no dimension is learned.
         prefix: How many leading tokens (time, class) are left alone.
         channels: Fraction of the channels, in (0, 1], that is amplified; the first ones.
+        b_map: ``constant`` takes 1 for the normalised map, so that alpha is b at every patch token.
 
     Returns:
         (batch, tokens, channels), of the dtype of ``x``.
@@ -161,9 +179,12 @@ def scale_backbone(x: Tensor, b: Tensor | float, prefix: int = 0, channels: floa
     if not isinstance(b, Tensor) and b == 1:
         return x
     accurate = torch.promote_types(x.dtype, torch.float32)
-    mean = x[:, prefix:].mean(dim=-1, keepdim=True, dtype=accurate)
-    low, high = mean.amin(dim=1, keepdim=True), mean.amax(dim=1, keepdim=True)
-    normalised = (mean - low) / (high - low).clamp_min(1e-6)
+    if b_map == "structure":
+        mean = x[:, prefix:].mean(dim=-1, keepdim=True, dtype=accurate)
+        low, high = mean.amin(dim=1, keepdim=True), mean.amax(dim=1, keepdim=True)
+        normalised = (mean - low) / (high - low).clamp_min(1e-6)
+    else:
+        normalised = torch.ones_like(x[:, prefix:, :1], dtype=accurate)
     alpha = (b - 1) * normalised + 1
     alpha = F.pad(alpha, (0, 0, prefix, 0), value=1.0)
     if channels < 1:
@@ -205,7 +226,7 @@ class _Acting(nn.Module):
     def forward(self, backbone: Tensor, skip: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
         """Scale and filter, each (batch, prefix + patch tokens, channels)."""
         b, channels = self._value("b"), self.settings.b_channels
-        backbone = scale_backbone(backbone, b, prefix, channels)
+        backbone = scale_backbone(backbone, b, prefix, channels, self.settings.b_map)
         basis = self.get_buffer("basis")
         if basis.shape[1]:
             basis = F.pad(basis, (0, 0, prefix, 0)).to(skip.dtype).expand(len(skip), -1, -1)
@@ -272,7 +293,7 @@ class SkipModulation(nn.Module):
         learn: Which of ``s``, ``cutoff`` and ``b`` are parameters; their settings are where they
             start. s and b stay between 0 and 2, the cutoff between half a bin and sqrt(2).
         **settings: The fields of ``SkipSettings``: filter, s, cutoff, b, b_channels, order, ripple,
-            attenuation. Without a filter, an ``s`` gets the step.
+            attenuation, b_map, keep_mean. Without a filter, an ``s`` gets the step.
 
     Raises:
         ValueError: If a setting is outside its range, or what is learned does not start inside its
@@ -298,10 +319,10 @@ class SkipModulation(nn.Module):
         chosen = _changed(SkipSettings(), settings)
         if unknown := set(learn) - {"s", "cutoff", "b"}:
             raise InputError(f"learn is {', '.join(sorted(unknown))}; accepted: s, cutoff, b")
-        if {"s", "cutoff"} & set(learn) and chosen.filter not in PROTOTYPES:
+        for name in sorted({"s", "cutoff"} & set(learn) - set(LEARNED.get(chosen.filter, ()))):
+            accepted = ", ".join(filter for filter, names in LEARNED.items() if name in names)
             raise InputError(
-                f"filter is {chosen.filter}; accepted where s or the cutoff is learned: "
-                f"{', '.join(PROTOTYPES)}"
+                f"filter is {chosen.filter}; accepted where {name} is learned: {accepted}"
             )
         if learn and grid is None:
             raise InputError("grid is None; accepted where something is learned: (height, width)")
@@ -472,7 +493,7 @@ def override_skips(
     given = {name: value for name, value in settings.items() if value is not None}
     unfiltered = long_skips[0].trained.filter == "none" and "s" not in given
     is_filter = given.get("filter", "step") in FILTERS[1:]
-    if unfiltered and is_filter and given.keys() - {"b", "b_channels"}:
+    if unfiltered and is_filter and given.keys() - {"b", "b_channels", "b_map"}:
         raise InputError("a filter without s changes nothing on this model: give s as well")
     chosen = choose_skips(skips, len(long_skips))
     columns = {name: _per_skip(name, value, chosen) for name, value in given.items()}

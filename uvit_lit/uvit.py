@@ -130,7 +130,8 @@ class UViT(nn.Module):
         grad_checkpoint: Whether to recompute the blocks in the backward pass to save memory.
         skip: What acts on every long skip during training. Of butterworth, chebyshev and chebyshev2
             each long skip learns s (between 0 and 2; at exactly 1 the cutoff has no gradient) and
-            the cutoff (between half a bin and sqrt(2)); the settings are where they start.
+            the cutoff (between half a bin and sqrt(2)), of flat s alone; the settings are where
+            they start.
 
     Raises:
         ValueError: If sizes do not divide, or what a long skip learns starts outside its bounds.

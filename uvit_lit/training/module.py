@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError
-from uvit_lit.filters import PROTOTYPES
+from uvit_lit.filters import LEARNED
 from uvit_lit.model import find_checkpoint
 from uvit_lit.skips import UNCHANGED, SkipSettings, choose_skips
 from uvit_lit.training.optim import Muon
@@ -157,7 +157,7 @@ class DiffusionModule(LightningModule):
         if train != "all" and not filters:
             raise InputError(
                 f"train is {train!r}, but the long skips learn nothing; accepted with --filter "
-                f"{', '.join(PROTOTYPES)}"
+                f"{', '.join(LEARNED)}"
             )
         if train == "filters":
             self.denoiser.requires_grad_(False)
