@@ -11,6 +11,7 @@ from uvit_lit.diffusion import Denoiser
 from uvit_lit.filters import frequencies, hartley_matrix
 from uvit_lit.guidance import SPLIT, Guided, WithSkips, low_frequencies
 from uvit_lit.sampling import sample
+from uvit_lit.skips import SkipSettings, override_skips
 from uvit_lit.uvit import UViT
 
 
@@ -76,17 +77,17 @@ def test_another_schedule_is_asked_at_the_same_noise():
 def test_the_weak_model_is_the_same_network_with_other_skips():
     denoiser, settings = network(), {"s": 0.3, "b": 1.4}
     strong = denoiser(IMAGES, T)
-    denoiser.set_skips(skips="inner", **settings)
+    override_skips(denoiser.backbone.long_skips, skips="inner", **settings)
     weak = denoiser(IMAGES, T)
-    denoiser.set_skips()
+    override_skips(denoiser.backbone.long_skips)
     guided = Guided(denoiser, 2, WithSkips(denoiser, "inner", **settings))
     torch.testing.assert_close(guided(IMAGES, T), 2 * strong - weak)
     assert (strong - weak).abs().max() > 1e-4
 
 
 def test_other_skips_last_for_the_call_alone():
-    denoiser = network(filter="butterworth")
-    denoiser.set_skips(b=1.2)
+    denoiser = network(skip=SkipSettings("butterworth", s=0.9))
+    override_skips(denoiser.backbone.long_skips, b=1.2)
     before, long_skips = denoiser(IMAGES, T), denoiser.backbone.long_skips
     names = list(denoiser.state_dict())
     weak = WithSkips(denoiser, s=0.3)
@@ -96,7 +97,7 @@ def test_other_skips_last_for_the_call_alone():
     assert denoiser.backbone.long_skips is long_skips
     assert list(denoiser.state_dict()) == names
     assert torch.equal(denoiser(IMAGES, T), before)
-    denoiser.set_skips(s=0.3)  # b as trained
+    override_skips(denoiser.backbone.long_skips, s=0.3)  # b as trained
     torch.testing.assert_close(weak(IMAGES, T), denoiser(IMAGES, T))
 
 
