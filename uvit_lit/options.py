@@ -40,7 +40,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "freeu_v2": {"filter": "freeu_box", "s": 0.9, "b": 1.4, "b_channels": 0.5, "skips": "inner"},
 }
 """Name of each preset and what it sets, on the skips that the model names unless it says which;
-what is named beside a preset comes before it. docs/detail.md has what they do to a model."""
+what is named beside a preset comes before it. docs/results/detail.md has what they do to a model."""
 
 
 def preset_settings(name: str, tokens: int) -> dict[str, Any]:
