@@ -1,8 +1,8 @@
 """Hooks of MkDocs: the options of the commands, and links to files of the repository.
 
-The pages are Markdown that reads as well on GitHub. Two things differ on the site: the marker on the
-page of options becomes tables, made from the code, and a link to a file outside docs/ becomes the
-name of that file.
+The pages are Markdown that reads as well on GitHub. Two things differ on the site: the marker on
+the page of options becomes tables, made from the code, and a link to a file outside docs/ becomes
+the name of that file.
 """
 
 import importlib
