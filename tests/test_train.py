@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from uvit_lit.cli import train
-from uvit_lit.filters import FILTERS, PROTOTYPES
+from uvit_lit.families import FILTERS, PROTOTYPES
 from uvit_lit.model import load_model
 from uvit_lit.skips import SkipSettings
 from uvit_lit.training.callbacks import LossByTime, MovingAverage, averaged_weights

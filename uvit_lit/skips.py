@@ -17,14 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uvit_lit.errors import InputError
-from uvit_lit.filters import (
-    FILTERS,
-    LEARNED,
-    MAX_FREQUENCY,
-    LowPass,
-    frequencies,
-    hartley_matrix,
-)
+from uvit_lit.families import FILTERS, LEARNED
+from uvit_lit.filters import MAX_FREQUENCY, LowPass, frequencies, hartley_matrix
 
 NAMED_SKIPS = {"all": slice(None), "inner": slice(-1, None), "outer": slice(1)}
 """Long skips that have a name: all of them, the innermost one, the outermost one."""

@@ -24,7 +24,7 @@ from uvit_lit.cli.options import checked_input, fail
 from uvit_lit.data.datamodule import ImageData
 from uvit_lit.distributed import keep_memory
 from uvit_lit.errors import InputError
-from uvit_lit.filters import FILTERS
+from uvit_lit.families import FILTERS
 from uvit_lit.latents import check_latents
 from uvit_lit.model import find_checkpoint
 from uvit_lit.sampling import PRECISIONS

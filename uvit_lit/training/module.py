@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError
-from uvit_lit.filters import LEARNED
+from uvit_lit.families import LEARNED
 from uvit_lit.model import find_checkpoint
 from uvit_lit.skips import UNCHANGED, SkipSettings, choose_skips
 from uvit_lit.training.optim import Muon
