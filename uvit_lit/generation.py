@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from uvit_lit.model import Model, load_model
 from uvit_lit.options import ModelOptions, SamplingOptions, SkipOptions, split_options
 from uvit_lit.sampling import (
     autocast,
+    call_times_of,
     check_seeds,
     check_steps,
     count_calls,
@@ -29,6 +30,7 @@ from uvit_lit.sampling import (
     sample,
     to_uint8,
 )
+from uvit_lit.skips import Window
 from uvit_lit.weights import find_class
 
 LABELS = 1
@@ -138,6 +140,7 @@ class Generation:
             rescale=options.cfg_rescale,
             t_range=options.cfg_range,
         )
+        self._check_window("cfg_range", options.cfg_range)
 
     @classmethod
     def load(
@@ -227,6 +230,29 @@ class Generation:
         """How often the solver calls the network for one image."""
         schedule = self.model.denoiser.schedule
         return count_calls(schedule, self.options.solver, self.options.steps)
+
+    @contextmanager
+    def skips(self, options: SkipOptions) -> Iterator[None]:
+        """Draw with other settings of the long skips inside a ``with`` block.
+
+        Raises:
+            ValueError: If a setting is outside its range, or its window has no call of the solver.
+        """
+        if options.t_range is not None:
+            self._check_window("t_range", options.t_range, options.t_fade)
+        with self.model.skips(options):
+            yield
+
+    def _check_window(self, name: str, t_range: tuple[float, float], fade: float = 0.0) -> None:
+        """Refuse a window in which the solver does not call the network."""
+        options, schedule = self.options, self.model.denoiser.schedule
+        times = call_times_of(schedule, options.solver, options.steps)
+        if times is not None and not Window(*t_range, fade).strength(times).any():
+            raise InputError(
+                f"{name} is {t_range[0]:g},{t_range[1]:g}, where {options.solver} with "
+                f"{options.steps} steps calls the network at no time; accepted: a window with one "
+                f"of {', '.join(f'{t:.3f}' for t in times[:3].tolist())}, ..., {times[-1]:.3f}"
+            )
 
     def bar(self, runs: int = 1, show: bool = True, **options: Any) -> tqdm:
         """Progress bar over all images of some runs, counted in network calls per image.
@@ -337,5 +363,5 @@ def generate(
     guide = None if sampling.guide is None else load_model(sampling.guide, devices.device)
     generation = Generation(model, sampling, labels, devices, autoencoder, guide)
     given = options.keys() & {field.name for field in fields(SkipOptions)}
-    with model.skips(skips) if given else nullcontext(), generation.bar(show=progress) as bar:
+    with generation.skips(skips) if given else nullcontext(), generation.bar(show=progress) as bar:
         return generation.run(bar)
