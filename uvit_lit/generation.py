@@ -66,7 +66,7 @@ def describe(model: Model, args: argparse.Namespace) -> dict[str, Any]:
         "ckpt": model.ckpt,
         "training_steps": model.step,
         "img_size": model.image_shape[-1],
-        "num_heads": model.arguments["num_heads"],
+        "num_heads": model.arguments.get("num_heads"),
         "schedule": model.denoiser.schedule.name,
         "prediction": model.denoiser.prediction,
         "long_skips": [vars(long_skip.settings) for long_skip in long_skips],

@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
         image = read_image(args.image, size)
         mask = None
         if args.mask is not None:
-            mask = token_mask(args.mask, size, denoiser.backbone.patch_size * factor)
+            mask = token_mask(args.mask, size, model.arguments.get("patch_size", 1) * factor)
         stem = free_stem(args.out, stem_of(model, args, args.image.stem))
 
     def to_pixels(x: torch.Tensor) -> torch.Tensor:
