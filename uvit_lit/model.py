@@ -15,7 +15,6 @@ from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError
 from uvit_lit.options import SkipOptions
 from uvit_lit.skips import SkipSettings, choose_skips
-from uvit_lit.uvit import UViT
 from uvit_lit.weights import (
     Weights,
     check_tensors,
@@ -28,6 +27,10 @@ from uvit_lit.weights import (
 
 CARD = "README.md"
 """Name of the model card beside the weights in a directory, as on the Hub."""
+
+
+SHOWN_APART = ("in_chans", "img_size", "num_classes", "skip")
+"""Arguments of a network that have a row of their own in the model card."""
 
 
 def read_skips(card: Path, default: str) -> str:
@@ -49,25 +52,26 @@ def describe_weights(weights: Weights, skips: list[SkipSettings], results: str =
     """Model card as Markdown, from what the file says and nothing else.
 
     Args:
-        weights: A U-ViT and what is known about it.
+        weights: A network and what is known about it.
         skips: What acts on its long skips, outermost first, learned numbers as they are.
         results: Measured figures, as Markdown with their sample size, seeds and data.
     """
     arguments = weights.arguments
     count = sum(math.prod(tensor.shape) for tensor in weights.tensors.values())
-    size, patch = arguments["img_size"], arguments["patch_size"]
+    size = arguments["img_size"]
+    names = {"uvit": "U-ViT", "unet": "U-Net"}
+    shape = {name: value for name, value in arguments.items() if name not in SHOWN_APART}
     header = ModelCardData(
         library_name="uvit_lit",
         license=weights.licence,
-        tags=["u-vit", "diffusion"],
+        tags=[names[weights.backbone].lower(), "diffusion"],
         pipeline_tag="unconditional-image-generation",
         skips=weights.skips,
     )
     rows = {
         "Parameters": f"{count:,}",
-        "Input": f"{arguments['in_chans']} x {size} x {size}, patches of {patch}",
-        "Blocks, channels, heads": f"{arguments['depth']} + 1, {arguments['embed_dim']}, "
-        f"{arguments['num_heads']}",
+        "Input": f"{arguments['in_chans']} x {size} x {size}",
+        "Network": ", ".join(f"{name} {value}" for name, value in shape.items()),
         "Classes": ", ".join(weights.class_names[:20]) or "none",
         "Data": weights.data.get("name", "unknown"),
         "Training steps": "unknown" if weights.step is None else str(weights.step),
@@ -87,7 +91,7 @@ def describe_weights(weights: Weights, skips: list[SkipSettings], results: str =
 {header.to_yaml()}
 ---
 
-# U-ViT with frequency filters on its long skips
+# {names[weights.backbone]} with frequency filters on its long skips
 
 | | |
 |---|---|
@@ -136,10 +140,11 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
         step: Optimiser steps of its training; None where the file does not say.
         path: The file that it came from.
         data: Arguments of the ``ImageData`` that it was trained on.
-        arguments: Those of its ``UViT``.
+        arguments: Those of its network, as plain data.
         licence: Licence of the weights.
         default_skips: Long skips that a single s or b acts on: ``all``, ``inner``, ``outer`` or
             numbers with commas, 0 the outermost.
+        backbone: Which network, one of ``uvit_lit.weights.BACKBONES``.
     """
 
     denoiser: Denoiser
@@ -151,6 +156,7 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
     arguments: dict[str, Any]
     licence: str | None = None
     default_skips: str = "all"
+    backbone: str = "uvit"
 
     def __post_init__(self) -> None:
         """Keep the mixin from writing a configuration: the safetensors file has it inside."""
@@ -182,7 +188,7 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
             ValueError: If a value is outside its range or a list has the wrong length.
         """
         options = replace(options or SkipOptions(), **changes)
-        settings = options.settings(self.denoiser.backbone.grid[0])
+        settings = options.settings(self.denoiser.backbone.long_skips[-1].grid[0])
         lists = any(
             isinstance(v, list | tuple) and len(v) > 1
             for name, v in settings.items()
@@ -217,7 +223,6 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width."""
         backbone = self.denoiser.backbone
-        assert isinstance(backbone, UViT)
         return backbone.in_chans, backbone.img_size, backbone.img_size
 
     @property
@@ -239,6 +244,7 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
             data,
             self.licence,
             self.default_skips,
+            self.backbone,
         )
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -359,20 +365,21 @@ def complete(
         ValueError: If something stays unknown, or the file says otherwise.
     """
     arguments = weights.arguments
-    dim = arguments["embed_dim"]
+    dim, heads = (arguments.get(name) for name in ("embed_dim", "num_heads"))  # None of a U-Net
     for name, given, said in (
-        ("num_heads", num_heads, None if weights.schedule is None else arguments["num_heads"]),
+        ("num_heads", num_heads, None if weights.schedule is None else heads),
         ("schedule", schedule, weights.schedule),
     ):
         if given is not None and said not in (None, given):
             raise InputError(f"{name} is {given}, but {path} has {said}")
-    arguments["num_heads"] = num_heads or arguments["num_heads"]
-    if arguments["num_heads"] is None:
+    if weights.schedule is None:  # the official layout
+        arguments["num_heads"] = num_heads or heads
+    if weights.backbone == "uvit" and arguments["num_heads"] is None:
         raise InputError(
             f"{path} does not say its number of heads, and no published model has {dim} channels: "
             "give --num_heads"
         )
-    weights.schedule = weights.schedule or schedule or published_schedule(dim)
+    weights.schedule = weights.schedule or schedule or published_schedule(arguments["embed_dim"])
     weights.prediction = weights.prediction or "eps"
     count, names = arguments["num_classes"], weights.class_names
     is_imagenet = len(names) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names)
@@ -397,7 +404,7 @@ def build(weights: Weights, path: Path, device: torch.device | str = "cpu") -> M
     denoiser = denoiser.eval().to(device)
     model = Model(
         denoiser, names, guide, weights.step, path, weights.data, weights.arguments,
-        weights.licence, weights.skips,
+        weights.licence, weights.skips, weights.backbone,
     )  # fmt: skip
     try:
         model.choose_skips()
