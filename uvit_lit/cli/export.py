@@ -2,8 +2,9 @@
 
 A .safetensors file has the architecture, the filters, the schedule, the class names and the licence
 inside, and every command takes it as --ckpt. A directory gets such a file and a model card beside
-it, as on the Hub. A .pth file has the layout of the official U-ViT code,
-which loads it; it has no place for filters.
+it, as on the Hub. A .pth file has the layout of the official U-ViT code, which loads it; it has no
+place for filters. A .onnx file is the denoiser for other programs, with s, b and the cutoff of
+every long skip as inputs.
 """
 
 import argparse
@@ -17,12 +18,13 @@ def build_parser() -> argparse.ArgumentParser:
     """Options of this command."""
     parser = Parser(prog="uvit-lit export", description=__doc__)
     add = parser.add_argument
-    add("out", help="file to write: .safetensors, or .pth for the official layout; or a directory; "
-        "or hf://user/name to share it on the Hugging Face Hub")  # fmt: skip
+    add("out", help="file to write: .safetensors, .pth for the official layout, or .onnx; or a "
+        "directory; or hf://user/name to share it on the Hugging Face Hub")  # fmt: skip
     add("--ckpt", default="last", help="checkpoint; 'last' (default): the newest under runs/")
     add_weights_options(parser)
-    add("--dtype", choices=("float32", "float16"), default="float32",
-        help="of the tensors; float16 halves the file, and every command reads it")  # fmt: skip
+    add("--dtype", choices=("float32", "float16", "int8"), default="float32",
+        help="of the tensors; float16 halves the file, and every command reads it; int8 is for "
+        ".onnx alone")  # fmt: skip
     add("--data", choices=("cifar10", "cifar100"), help="what the data were, if the run read them "
         "from a folder: evaluate.py will compare with it")  # fmt: skip
     add("--skips", help="long skips that a single s or b acts on when nobody says which: all, "
@@ -44,15 +46,19 @@ def main(arguments: list[str] | None = None) -> None:
     import torch
 
     from uvit_lit.model import HUB, hub_errors, load_model
+    from uvit_lit.onnx import export_onnx
     from uvit_lit.weights import write_official, write_safetensors
 
     with checked_input():
         out = Path(args.out)
-        if not args.out.startswith(HUB) and out.suffix not in (".safetensors", ".pth", ""):
+        suffixes = (".safetensors", ".pth", ".onnx", "")
+        if not args.out.startswith(HUB) and out.suffix not in suffixes:
             raise InputError(
-                f"out is {out}; accepted: a name with .safetensors or .pth, a directory (no "
+                f"out is {out}; accepted: a name with .safetensors, .pth or .onnx, a directory (no "
                 f"suffix), or {HUB}user/name"
             )
+        if args.dtype == "int8" and out.suffix != ".onnx":
+            raise InputError("dtype is int8; accepted here: float32, float16")
         if out.exists():
             raise InputError(f"{out} exists already")
         if args.results is not None and not args.results.is_file():
@@ -62,6 +68,10 @@ def main(arguments: list[str] | None = None) -> None:
         model.data = {**model.data, **({"name": args.data} if args.data else {})}
         model.skips = model.skips if args.skips is None else args.skips
         model.choose_skips()
+        if out.suffix == ".onnx":
+            export_onnx(model, out, args.dtype)
+            print(out)
+            return
         model.denoiser.to(getattr(torch, args.dtype))
         card = {"results": args.results.read_text() if args.results else ""}
         if args.out.startswith(HUB):
