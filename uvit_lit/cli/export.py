@@ -4,7 +4,7 @@ A .safetensors file has the architecture, the filters, the schedule, the class n
 inside, and every command takes it as --ckpt. A directory gets such a file and a model card beside
 it, as on the Hub. A .pth file has the layout of the official U-ViT code, which loads it; it has no
 place for filters. A .onnx file is the denoiser for other programs, with s, b and the cutoff of
-every long skip as inputs.
+every long skip as inputs. With --format web a directory gets a page that draws in a browser.
 """
 
 import argparse
@@ -20,11 +20,15 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("out", help="file to write: .safetensors, .pth for the official layout, or .onnx; or a "
         "directory; or hf://user/name to share it on the Hugging Face Hub")  # fmt: skip
+    add("--format", choices=("weights", "web"), default="weights", help="what a directory gets: "
+        "weights (default) and their card, or a static page with the model")  # fmt: skip
     add("--ckpt", default="last", help="checkpoint; 'last' (default): the newest under runs/")
     add_weights_options(parser)
     add("--dtype", choices=("float32", "float16", "int8"), default="float32",
         help="of the tensors; float16 halves the file, and every command reads it; int8 is for "
-        ".onnx alone")  # fmt: skip
+        ".onnx and web alone")  # fmt: skip
+    add("--onnxruntime_web", type=Path, help="the npm package onnxruntime-web for a page, a folder "
+        "or .tgz (default: npm downloads it)")  # fmt: skip
     add("--data", choices=("cifar10", "cifar100"), help="what the data were, if the run read them "
         "from a folder: evaluate.py will compare with it")  # fmt: skip
     add("--skips", help="long skips that a single s or b acts on when nobody says which: all, "
@@ -47,6 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     from uvit_lit.model import HUB, hub_errors, load_model
     from uvit_lit.onnx import export_onnx
+    from uvit_lit.web import export_web
     from uvit_lit.weights import write_official, write_safetensors
 
     with checked_input():
@@ -57,7 +62,10 @@ def main(arguments: list[str] | None = None) -> None:
                 f"out is {out}; accepted: a name with .safetensors, .pth or .onnx, a directory (no "
                 f"suffix), or {HUB}user/name"
             )
-        if args.dtype == "int8" and out.suffix != ".onnx":
+        web = args.format == "web"
+        if web and (out.suffix or args.out.startswith(HUB)):
+            raise InputError(f"out is {args.out}; accepted with --format web: a directory")
+        if args.dtype == "int8" and not web and out.suffix != ".onnx":
             raise InputError("dtype is int8; accepted here: float32, float16")
         if out.exists():
             raise InputError(f"{out} exists already")
@@ -68,6 +76,9 @@ def main(arguments: list[str] | None = None) -> None:
         model.data = {**model.data, **({"name": args.data} if args.data else {})}
         model.skips = model.skips if args.skips is None else args.skips
         model.choose_skips()
+        if web:
+            print(export_web(model, out, args.dtype, args.onnxruntime_web))
+            return
         if out.suffix == ".onnx":
             export_onnx(model, out, args.dtype)
             print(out)
