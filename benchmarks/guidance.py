@@ -103,6 +103,7 @@ def main() -> None:
     long_skips = denoiser.backbone.long_skips
     data = ImageData(args.data, args.data_root, image_size=model.image_shape[-1])
     data.setup()
+    assert data.validation is not None
     extract = load_features(args.features, Devices(device))
     train, held_out, _ = labelled_images(data, names)
     reference, _ = load_reference(args, extract, data.validation.pixels)
