@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from uvit_lit.distributed import Devices, choose_device, count_devices
 from uvit_lit.errors import InputError
-from uvit_lit.files import file_hash
+from uvit_lit.files import file_hash, png
 from uvit_lit.guidance import Guided
 from uvit_lit.latents import Autoencoder, check_latents, load_autoencoder
 from uvit_lit.model import Model, load_model
@@ -35,6 +36,46 @@ from uvit_lit.weights import find_class
 
 LABELS = 1
 """Sets the random numbers of the labels apart from others of the same seed."""
+
+
+PICTURE_SIZE = 64
+"""Images smaller than this are enlarged in a picture, by a whole factor."""
+
+
+class Images(Tensor):
+    """Images that a notebook shows: a tensor whose operations give plain tensors.
+
+    (images, 3, height, width) uint8.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    def _repr_png_(self) -> bytes:
+        """The images side by side, at most 64 of them."""
+        return png(picture(self.as_subclass(Tensor)[:64]))
+
+
+def picture(
+    pixels: Tensor, labels: Sequence[int] | None = None, columns: int | None = None
+) -> np.ndarray:
+    """Images side by side.
+
+    Args:
+        pixels: (images, 3, H, W) uint8.
+        labels: Label of each image.
+        columns: Images in a row; by default one column a class where that fills the rows.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    from torchvision.utils import make_grid
+
+    zoom = max(1, PICTURE_SIZE // pixels.shape[-1])
+    enlarged = pixels.cpu().repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
+    classes = len(set(labels or [0]))
+    fills = classes > 1 and len(pixels) % classes == 0
+    columns = columns or (classes if fills else math.ceil(math.sqrt(len(pixels))))
+    return make_grid(enlarged, nrow=columns).permute(1, 2, 0).numpy()
 
 
 def find_labels(model: Model, classes: Sequence[str | int] | None) -> list[int]:
@@ -337,7 +378,7 @@ def describe(model: Model, skips: SkipOptions) -> dict[str, Any]:
 
 def generate(
     model: Model, n: int = 16, *, progress: bool = True, vae: str | None = None, **options: Any
-) -> Tensor:
+) -> Images:
     """Generate images from Python, as the command ``sample`` does.
 
     Args:
@@ -350,7 +391,7 @@ def generate(
             the settings of the model in force act: as trained, or those of ``Model.skips``.
 
     Returns:
-        (n, channels, height, width) uint8.
+        (n, channels, height, width) uint8, a tensor that a notebook shows as a picture.
 
     Raises:
         ValueError: If a value is outside its range or does not fit the model.
@@ -364,4 +405,4 @@ def generate(
     generation = Generation(model, sampling, labels, devices, autoencoder, guide)
     given = options.keys() & {field.name for field in fields(SkipOptions)}
     with generation.skips(skips) if given else nullcontext(), generation.bar(show=progress) as bar:
-        return generation.run(bar)
+        return generation.run(bar).as_subclass(Images)

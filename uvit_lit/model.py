@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_down
 
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError
+from uvit_lit.filters import MAX_FREQUENCY
 from uvit_lit.options import SkipOptions
-from uvit_lit.skips import SkipSettings, choose_skips
+from uvit_lit.skips import SkipModulation, SkipSettings, choose_skips
+from uvit_lit.svg import Curve, line_chart, shades
 from uvit_lit.weights import (
     Weights,
     check_tensors,
@@ -110,6 +113,21 @@ images = generate(model, 16, s=0.9, b=1.05)  # without s and b: as trained
 
 {results or "None were given."}
 """
+
+
+def gain_chart(long_skips: Sequence[SkipModulation]) -> str:
+    """Gain over frequency of long skips, the outermost first, as in force: an SVG element."""
+    axis = torch.linspace(0, MAX_FREQUENCY, 200)
+    points = torch.stack([axis, torch.zeros_like(axis)], dim=-1)
+    curves: dict[str, Curve] = {}
+    for number, skip in enumerate(long_skips):
+        chosen = skip.settings
+        name = f"skip {number}: s {chosen.s:.3g}, b {chosen.b:.3g}"
+        with torch.no_grad():
+            curves[name] = axis.tolist(), skip.gain(points).tolist()
+    label = "frequency (fraction of the tokens' Nyquist)"
+    highest = 1.05 * max(1.0, *(max(gains) for _, gains in curves.values()))
+    return line_chart(curves, shades(len(curves)), label, "gain of the skip", 0.0, highest)
 
 
 HUB = "hf://"
@@ -245,6 +263,29 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
             self.licence,
             self.default_skips,
             self.backbone,
+        )
+
+    def _repr_html_(self) -> str:
+        """Sizes, classes and filters, for a notebook."""
+        count = sum(parameter.numel() for parameter in self.denoiser.parameters())
+        channels, height, width = self.image_shape
+        rows = {
+            "Parameters": f"{count:,}",
+            "Input": f"{channels} x {height} x {width}",
+            "Classes": ", ".join(self.class_names[:20]) or "none",
+            "Training": self.training,
+            "Long skips": f"{len(self.denoiser.backbone.long_skips)}; a single s or b acts on "
+            f"{self.default_skips}",
+        }
+        chart = gain_chart(self.denoiser.backbone.long_skips)
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{name}</th>"
+            f"<td style='text-align:left'>{escape(value)}</td></tr>"
+            for name, value in rows.items()
+        )
+        return (
+            f"<div><b>{escape(self.name)}</b><table>{cells}</table>"
+            f"<div style='max-width:420px'>{chart}</div></div>"
         )
 
     def _save_pretrained(self, save_directory: Path) -> None:
