@@ -67,7 +67,7 @@ def options() -> Iterator[str]:
 
 def train_options() -> Iterator[str]:
     """Markdown of the options of train, with the defaults of the default configuration."""
-    from uvit_lit.cli.train import DEFAULT_CONFIG, DiffusionModule, ImageData, TrainCLI
+    from uvit_lit.cli.train import DEFAULT_CONFIGS, TrainCLI
 
     class Found(Exception):
         """The parser is built."""
@@ -77,10 +77,10 @@ def train_options() -> Iterator[str]:
             raise Found(parser)
 
     try:
-        ParserOnly(DiffusionModule, ImageData, run=False, auto_configure_optimizers=False)
+        ParserOnly("uvit", run=False, auto_configure_optimizers=False)
     except Found as found:
         parser = found.args[0]
-    defaults = yaml.safe_load(DEFAULT_CONFIG.read_text())
+    defaults = yaml.safe_load(DEFAULT_CONFIGS["uvit"].read_text())
     rows: dict[str, list[str]] = {prefix: [] for prefix in TRAIN_GROUPS}
     for action in parser._actions:
         prefix, _, name = action.dest.rpartition(".")

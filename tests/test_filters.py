@@ -8,14 +8,8 @@ import pytest
 import torch
 from scipy import signal
 
-from uvit_lit.filters import (
-    FILTERS,
-    PROTOTYPES,
-    LowPass,
-    frequencies,
-    hartley_matrix,
-    radial_power,
-)
+from uvit_lit.families import FILTERS, PROTOTYPES
+from uvit_lit.filters import LowPass, frequencies, hartley_matrix, radial_power
 
 DESIGNS = {
     "butterworth": [{}],

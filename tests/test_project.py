@@ -1,6 +1,8 @@
 """The shape of the project: which module may import which, configurations that load."""
 
+import dataclasses
 import importlib
+import inspect
 import re
 import shlex
 import sys
@@ -13,6 +15,9 @@ from conftest import ROOT
 
 import uvit_lit
 from uvit_lit.cli import train
+from uvit_lit.skips import SkipSettings
+from uvit_lit.training.module import DiffusionModule
+from uvit_lit.weights import BACKBONES
 
 PUBLISHED = {
     "cifar10_uvit_small": 44_255_328,
@@ -29,7 +34,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 def test_a_configuration_is_complete_and_says_what_to_expect(path):
     """Each names every option of the model and the data, and its header a command and a result."""
     config = yaml.safe_load(path.read_text())
-    tiny = yaml.safe_load(train.DEFAULT_CONFIG.read_text())
+    tiny = yaml.safe_load(train.DEFAULT_CONFIGS[config["backbone"]].read_text())
     for section in tiny:
         assert config.keys() == tiny.keys()
         if isinstance(tiny[section], dict):
@@ -79,6 +84,16 @@ COMMANDS = [
         r"^(?:    )*((?:python (?:\w+\.py)|uvit-lit |make ).*)$", page, re.MULTILINE
     )
 ]
+
+
+@pytest.mark.parametrize("backbone", ["uvit", "unet"])
+def test_a_configuration_names_every_option(backbone, monkeypatch):
+    """Those of the model and of the skips, whichever network."""
+    config = yaml.safe_load(train.DEFAULT_CONFIGS[backbone].read_text())
+    names = {*inspect.signature(BACKBONES[backbone]).parameters}
+    names |= {*inspect.signature(DiffusionModule).parameters}
+    assert config["model"].keys() == names - {"skip", "backbone", "network"}
+    assert config.keys() >= {f.name for f in dataclasses.fields(SkipSettings)}
 
 
 def test_the_readme_has_commands():

@@ -144,8 +144,18 @@ def test_nothing_is_written_over(sample, tmp_path):
     assert sample("--n", "1").name == "tiny_seed0-3.png"
 
 
-def test_guidance_changes_the_picture(sample):
-    assert not np.array_equal(pixels(sample("--n", "2")), pixels(sample("--n", "2", "--cfg", "4")))
+def test_every_kind_of_guidance_changes_the_picture(sample, trained):
+    kinds = (
+        [],
+        ["--cfg", "4"],
+        ["--cfg", "4,2", "--cfg_cutoff", "0.5"],
+        ["--cfg", "4", "--cfg_rescale", "0.7"],
+        ["--cfg", "4", "--cfg_range", "0,0.8"],
+    )
+    drawn = [pixels(sample("--n", "2", *kind)).tobytes() for kind in kinds]
+    assert len(set(drawn)) == len(kinds)
+    itself = pixels(sample("--n", "2", "--cfg", "3", "--guide", str(trained)))
+    assert np.abs(itself - pixels(sample("--n", "2"))).max() <= 1
 
 
 def test_help_answers_without_heavy_imports():
@@ -184,6 +194,12 @@ def test_help_answers_without_heavy_imports():
         (["--filter", "none", "--s", "0.5"], "without a filter"),
         (["--t_range", "0.5"], "t_range is '0.5'; accepted: 2 numbers with a comma"),
         (["--t_range", "0.9,0.1"], "t_range is 0.9,0.1"),
+        (["--s", "0.5", "--t_range", "1,1"], "t_range is 1,1, where dpmpp with 25 steps calls"),
+        (["--cfg", "2", "--cfg_range", "0.999,1"], "cfg_range is 0.999,1, where dpmpp"),
+        (["--cfg", "2,1.2"], "cfg has 2 values and cutoff is None; accepted"),
+        (["--cfg_cutoff", "0.5"], "cfg has 1 values and cutoff is 0.5; accepted"),
+        (["--cfg", "3", "--cfg_rescale", "2"], "rescale is 2.0; accepted: 0 to 1"),
+        (["--cfg", "2", "--guide", "pretrained"], "of the weak model is 32; accepted as a guide"),
         (["--classes", "dog"], "no class 'dog'; accepted: cat, ship"),
         (["--classes", "2"], "no class '2'"),
         (["--cfg", "-1"], "cfg is -1.0"),

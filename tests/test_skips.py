@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from diffusers.utils.torch_utils import fourier_filter
 
-from uvit_lit.filters import FILTERS, LEARNED, PROTOTYPES, LowPass, frequencies, hartley_matrix
+from uvit_lit.families import FILTERS, LEARNED, PROTOTYPES
+from uvit_lit.filters import LowPass, frequencies, hartley_matrix
 from uvit_lit.options import preset_settings
 from uvit_lit.skips import SkipModulation, SkipSettings, Window, scale_backbone
 

@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from uvit_lit.cli import train
-from uvit_lit.filters import FILTERS, PROTOTYPES
+from uvit_lit.families import FILTERS, PROTOTYPES
 from uvit_lit.model import load_model
 from uvit_lit.skips import SkipSettings
 from uvit_lit.training.callbacks import LossByTime, MovingAverage, averaged_weights
@@ -101,6 +101,21 @@ def test_a_run_on_a_data_set_of_ones_own_resumes_with_any_number_of_workers(fold
     assert whole["ImageData"]["class_names"] == ["cat", "ship"]
     for content in (whole, parts):
         del content["datamodule_hyper_parameters"]["workers"]
+    assert differences(whole, parts) == []
+
+
+@pytest.mark.parametrize("filter", ["none", "butterworth"])
+def test_a_run_of_an_older_version_goes_on(folder, filter):
+    """Its checkpoint has the settings of the skips beside the other arguments, and no backbone."""
+    whole = load(run(folder, 6, "whole", filter=filter))
+    path = run(folder, 3, "parts", filter=filter)
+    content = load(path)
+    content["hyper_parameters"] |= {
+        **content["hyper_parameters"].pop("skip"), "s": 0.9, "learn_b": False
+    }  # fmt: skip
+    del content["hyper_parameters"]["backbone"]
+    torch.save(content, path)
+    parts = load(run(folder, 6, "parts", ckpt_path="last", filter=filter))
     assert differences(whole, parts) == []
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from uvit_lit.diffusion import Denoiser
-from uvit_lit.filters import FILTERS
+from uvit_lit.families import FILTERS
 from uvit_lit.skips import SkipSettings, Window, override_skips
 from uvit_lit.uvit import UViT
 

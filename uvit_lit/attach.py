@@ -191,7 +191,7 @@ def modulate(
     ['up_blocks.0.resnets.2', 'up_blocks.0.resnets.1', 'up_blocks.0.resnets.0']
     """
     if at is None:
-        joins = _known_joins(network)
+        joins = known_joins(network)
     else:
         joins = [Join(name, channels, grid, prefix) for name, channels in at.items()]
         layers = dict(network.named_modules())
@@ -220,8 +220,8 @@ def modulate(
     return attached
 
 
-def _known_joins(network: Any) -> list[Join]:
-    """Layers at which the long skips of a known network join, outermost first."""
+def known_joins(network: Any) -> list[Join]:
+    """Layers at which the long skips of a known network join, outermost first; none of others."""
     if hasattr(network, "out_blocks") and hasattr(network, "pos_embed"):
         prefix = network.extras if hasattr(network, "extras") else network.num_prefix
         tokens = network.pos_embed.shape[1] - prefix

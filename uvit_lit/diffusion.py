@@ -9,7 +9,7 @@ schedule as such a table.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -128,6 +128,32 @@ PREDICTIONS = ("eps", "x0", "v")
 """What the network predicts: the noise, the image, or alpha eps - sigma x_0 (Salimans and Ho)."""
 
 
+class Backbone(Protocol):
+    """A network that can be trained: ``uvit_lit.uvit.UViT``, ``uvit_lit.unet.UNet``.
+
+    Attributes:
+        img_size: Height and width of its images.
+        in_chans: Their channels.
+        num_classes: Number of classes; 0 of an unconditional network.
+        long_skips: Its ``SkipModulation`` modules, outermost first.
+    """
+
+    img_size: int
+    in_chans: int
+    num_classes: int
+    long_skips: Any
+
+    @property
+    def null_class(self) -> int:
+        """Label that stands for "no class"."""
+
+    def matrices(self) -> dict[int, list[Tensor]]:
+        """Weights that Muon takes, by the number of matrices stacked in each."""
+
+    def __call__(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
+        """The prediction, of the shape of ``x_t``; timesteps in [0, 1000], y labels or None."""
+
+
 def _per_image(values: Tensor, like: Tensor) -> Tensor:
     """Shape (batch,) values so that they multiply images."""
     return values.view(-1, *[1] * (like.ndim - 1))
@@ -137,7 +163,7 @@ class Denoiser(nn.Module):
     """A backbone with its noise schedule: noisy image in, clean image out.
 
     Args:
-        backbone: Module called as ``backbone(x_t, timesteps, y)``.
+        backbone: The network, a module.
         schedule: Name of the noise schedule, one of ``uvit_lit.diffusion.SCHEDULES``.
         prediction: Output of the backbone, one of ``PREDICTIONS``.
 
@@ -145,7 +171,7 @@ class Denoiser(nn.Module):
         ValueError: If the schedule or the prediction is unknown.
     """
 
-    def __init__(self, backbone: nn.Module, schedule: str = "vp", prediction: str = "eps") -> None:
+    def __init__(self, backbone: Backbone, schedule: str = "vp", prediction: str = "eps") -> None:
         super().__init__()
         if prediction not in PREDICTIONS:
             raise InputError(f"prediction is {prediction!r}; accepted: {', '.join(PREDICTIONS)}")

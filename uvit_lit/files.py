@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -68,19 +69,26 @@ def write_torch(path: Path, content: Any) -> None:
             raise OSError(f"cannot write {path}: {error}") from None
 
 
-def write_png(path: Path, pixels: "np.ndarray", parameters: dict[str, Any]) -> None:
-    """Write (height, width, 3) uint8 pixels as a PNG that carries its parameters as text.
-
-    Raises:
-        OSError: If it cannot be written; ``path`` is then as it was.
-    """
+def png(pixels: "np.ndarray", parameters: dict[str, Any] | None = None) -> bytes:
+    """(height, width, 3) uint8 pixels as a PNG that carries its parameters as text."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
-    info.add_text("parameters", json.dumps(parameters))
-    with replacing(path) as file:
-        Image.fromarray(pixels).save(file, "PNG", pnginfo=info)
+    if parameters is not None:
+        info.add_text("parameters", json.dumps(parameters))
+    content = BytesIO()
+    Image.fromarray(pixels).save(content, "PNG", pnginfo=info)
+    return content.getvalue()
+
+
+def write_png(path: Path, pixels: "np.ndarray", parameters: dict[str, Any]) -> None:
+    """Write what ``png`` gives.
+
+    Raises:
+        OSError: If it cannot be written; ``path`` is then as it was.
+    """
+    write(path, png(pixels, parameters))
 
 
 def read_png(path: Path) -> tuple["np.ndarray", dict[str, Any]] | None:

@@ -15,32 +15,17 @@ so the passband is scaled by ``s`` and the rest is left alone (equation 2 of the
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import torch
-from scipy import signal
 from torch import Tensor
 
 from uvit_lit.errors import InputError
+from uvit_lit.families import FILTERS, PROTOTYPES
 
 MAX_FREQUENCY = math.sqrt(2)
 """Radial frequency of the corner of the spectrum, as a fraction of Nyquist."""
-
-PROTOTYPES: dict[str, Callable[["LowPass"], tuple]] = {
-    "butterworth": lambda design: signal.buttap(design.order),
-    "chebyshev": lambda design: signal.cheb1ap(design.order, design.ripple),
-    "chebyshev2": lambda design: signal.cheb2ap(design.order, design.attenuation),
-}
-"""Families designed by ``scipy.signal``: zeros, poles and gain of the analog low-pass of cutoff 1.
-Their responses are smooth in the cutoff, so training can learn it."""
-
-FILTERS = ("none", "step", *PROTOTYPES, "freeu_box", "flat")
-"""Names of the filters; ``none`` leaves the skip as it is."""
-
-LEARNED: dict[str, tuple[str, ...]] = {**dict.fromkeys(PROTOTYPES, ("s", "cutoff")), "flat": ("s",)}
-"""Which numbers of a filter training can learn."""
 
 RANGES = {"order": (1, 12), "ripple": (0.05, 6.0), "attenuation": (10.0, 80.0)}
 """Accepted values of the numbers of a design, both ends included."""

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from tqdm import tqdm
 
 from uvit_lit.distributed import Devices, choose_device, count_devices
 from uvit_lit.errors import InputError
-from uvit_lit.files import file_hash
+from uvit_lit.files import file_hash, png
 from uvit_lit.guidance import Guided
 from uvit_lit.latents import Autoencoder, check_latents, load_autoencoder
 from uvit_lit.model import Model, load_model
 from uvit_lit.options import ModelOptions, SamplingOptions, SkipOptions, split_options
 from uvit_lit.sampling import (
     autocast,
+    call_times_of,
     check_seeds,
     check_steps,
     count_calls,
@@ -29,10 +31,51 @@ from uvit_lit.sampling import (
     sample,
     to_uint8,
 )
+from uvit_lit.skips import Window
 from uvit_lit.weights import find_class
 
 LABELS = 1
 """Sets the random numbers of the labels apart from others of the same seed."""
+
+
+PICTURE_SIZE = 64
+"""Images smaller than this are enlarged in a picture, by a whole factor."""
+
+
+class Images(Tensor):
+    """Images that a notebook shows: a tensor whose operations give plain tensors.
+
+    (images, 3, height, width) uint8.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    def _repr_png_(self) -> bytes:
+        """The images side by side, at most 64 of them."""
+        return png(picture(self.as_subclass(Tensor)[:64]))
+
+
+def picture(
+    pixels: Tensor, labels: Sequence[int] | None = None, columns: int | None = None
+) -> np.ndarray:
+    """Images side by side.
+
+    Args:
+        pixels: (images, 3, H, W) uint8.
+        labels: Label of each image.
+        columns: Images in a row; by default one column a class where that fills the rows.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    from torchvision.utils import make_grid
+
+    zoom = max(1, PICTURE_SIZE // pixels.shape[-1])
+    enlarged = pixels.cpu().repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
+    classes = len(set(labels or [0]))
+    fills = classes > 1 and len(pixels) % classes == 0
+    columns = columns or (classes if fills else math.ceil(math.sqrt(len(pixels))))
+    return make_grid(enlarged, nrow=columns).permute(1, 2, 0).numpy()
 
 
 def find_labels(model: Model, classes: Sequence[str | int] | None) -> list[int]:
@@ -138,6 +181,7 @@ class Generation:
             rescale=options.cfg_rescale,
             t_range=options.cfg_range,
         )
+        self._check_window("cfg_range", options.cfg_range)
 
     @classmethod
     def load(
@@ -228,6 +272,29 @@ class Generation:
         schedule = self.model.denoiser.schedule
         return count_calls(schedule, self.options.solver, self.options.steps)
 
+    @contextmanager
+    def skips(self, options: SkipOptions) -> Iterator[None]:
+        """Draw with other settings of the long skips inside a ``with`` block.
+
+        Raises:
+            ValueError: If a setting is outside its range, or its window has no call of the solver.
+        """
+        if options.t_range is not None:
+            self._check_window("t_range", options.t_range, options.t_fade)
+        with self.model.skips(options):
+            yield
+
+    def _check_window(self, name: str, t_range: tuple[float, float], fade: float = 0.0) -> None:
+        """Refuse a window in which the solver does not call the network."""
+        options, schedule = self.options, self.model.denoiser.schedule
+        times = call_times_of(schedule, options.solver, options.steps)
+        if times is not None and not Window(*t_range, fade).strength(times).any():
+            raise InputError(
+                f"{name} is {t_range[0]:g},{t_range[1]:g}, where {options.solver} with "
+                f"{options.steps} steps calls the network at no time; accepted: a window with one "
+                f"of {', '.join(f'{t:.3f}' for t in times[:3].tolist())}, ..., {times[-1]:.3f}"
+            )
+
     def bar(self, runs: int = 1, show: bool = True, **options: Any) -> tqdm:
         """Progress bar over all images of some runs, counted in network calls per image.
 
@@ -311,7 +378,7 @@ def describe(model: Model, skips: SkipOptions) -> dict[str, Any]:
 
 def generate(
     model: Model, n: int = 16, *, progress: bool = True, vae: str | None = None, **options: Any
-) -> Tensor:
+) -> Images:
     """Generate images from Python, as the command ``sample`` does.
 
     Args:
@@ -324,7 +391,7 @@ def generate(
             the settings of the model in force act: as trained, or those of ``Model.skips``.
 
     Returns:
-        (n, channels, height, width) uint8.
+        (n, channels, height, width) uint8, a tensor that a notebook shows as a picture.
 
     Raises:
         ValueError: If a value is outside its range or does not fit the model.
@@ -337,5 +404,5 @@ def generate(
     guide = None if sampling.guide is None else load_model(sampling.guide, devices.device)
     generation = Generation(model, sampling, labels, devices, autoencoder, guide)
     given = options.keys() & {field.name for field in fields(SkipOptions)}
-    with model.skips(skips) if given else nullcontext(), generation.bar(show=progress) as bar:
-        return generation.run(bar)
+    with generation.skips(skips) if given else nullcontext(), generation.bar(show=progress) as bar:
+        return generation.run(bar).as_subclass(Images)

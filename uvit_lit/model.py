@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_down
 
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError
+from uvit_lit.filters import MAX_FREQUENCY
 from uvit_lit.options import SkipOptions
-from uvit_lit.skips import SkipSettings, choose_skips
-from uvit_lit.uvit import UViT
+from uvit_lit.skips import SkipModulation, SkipSettings, choose_skips
+from uvit_lit.svg import Curve, line_chart, shades
 from uvit_lit.weights import (
     Weights,
     check_tensors,
@@ -28,6 +30,10 @@ from uvit_lit.weights import (
 
 CARD = "README.md"
 """Name of the model card beside the weights in a directory, as on the Hub."""
+
+
+SHOWN_APART = ("in_chans", "img_size", "num_classes", "skip")
+"""Arguments of a network that have a row of their own in the model card."""
 
 
 def read_skips(card: Path, default: str) -> str:
@@ -49,25 +55,26 @@ def describe_weights(weights: Weights, skips: list[SkipSettings], results: str =
     """Model card as Markdown, from what the file says and nothing else.
 
     Args:
-        weights: A U-ViT and what is known about it.
+        weights: A network and what is known about it.
         skips: What acts on its long skips, outermost first, learned numbers as they are.
         results: Measured figures, as Markdown with their sample size, seeds and data.
     """
     arguments = weights.arguments
     count = sum(math.prod(tensor.shape) for tensor in weights.tensors.values())
-    size, patch = arguments["img_size"], arguments["patch_size"]
+    size = arguments["img_size"]
+    names = {"uvit": "U-ViT", "unet": "U-Net"}
+    shape = {name: value for name, value in arguments.items() if name not in SHOWN_APART}
     header = ModelCardData(
         library_name="uvit_lit",
         license=weights.licence,
-        tags=["u-vit", "diffusion"],
+        tags=[names[weights.backbone].lower(), "diffusion"],
         pipeline_tag="unconditional-image-generation",
         skips=weights.skips,
     )
     rows = {
         "Parameters": f"{count:,}",
-        "Input": f"{arguments['in_chans']} x {size} x {size}, patches of {patch}",
-        "Blocks, channels, heads": f"{arguments['depth']} + 1, {arguments['embed_dim']}, "
-        f"{arguments['num_heads']}",
+        "Input": f"{arguments['in_chans']} x {size} x {size}",
+        "Network": ", ".join(f"{name} {value}" for name, value in shape.items()),
         "Classes": ", ".join(weights.class_names[:20]) or "none",
         "Data": weights.data.get("name", "unknown"),
         "Training steps": "unknown" if weights.step is None else str(weights.step),
@@ -87,7 +94,7 @@ def describe_weights(weights: Weights, skips: list[SkipSettings], results: str =
 {header.to_yaml()}
 ---
 
-# U-ViT with frequency filters on its long skips
+# {names[weights.backbone]} with frequency filters on its long skips
 
 | | |
 |---|---|
@@ -106,6 +113,21 @@ images = generate(model, 16, s=0.9, b=1.05)  # without s and b: as trained
 
 {results or "None were given."}
 """
+
+
+def gain_chart(long_skips: Sequence[SkipModulation]) -> str:
+    """Gain over frequency of long skips, the outermost first, as in force: an SVG element."""
+    axis = torch.linspace(0, MAX_FREQUENCY, 200)
+    points = torch.stack([axis, torch.zeros_like(axis)], dim=-1)
+    curves: dict[str, Curve] = {}
+    for number, skip in enumerate(long_skips):
+        chosen = skip.settings
+        name = f"skip {number}: s {chosen.s:.3g}, b {chosen.b:.3g}"
+        with torch.no_grad():
+            curves[name] = axis.tolist(), skip.gain(points).tolist()
+    label = "frequency (fraction of the tokens' Nyquist)"
+    highest = 1.05 * max(1.0, *(max(gains) for _, gains in curves.values()))
+    return line_chart(curves, shades(len(curves)), label, "gain of the skip", 0.0, highest)
 
 
 HUB = "hf://"
@@ -136,10 +158,11 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
         step: Optimiser steps of its training; None where the file does not say.
         path: The file that it came from.
         data: Arguments of the ``ImageData`` that it was trained on.
-        arguments: Those of its ``UViT``.
+        arguments: Those of its network, as plain data.
         licence: Licence of the weights.
         default_skips: Long skips that a single s or b acts on: ``all``, ``inner``, ``outer`` or
             numbers with commas, 0 the outermost.
+        backbone: Which network, one of ``uvit_lit.weights.BACKBONES``.
     """
 
     denoiser: Denoiser
@@ -151,6 +174,7 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
     arguments: dict[str, Any]
     licence: str | None = None
     default_skips: str = "all"
+    backbone: str = "uvit"
 
     def __post_init__(self) -> None:
         """Keep the mixin from writing a configuration: the safetensors file has it inside."""
@@ -182,7 +206,7 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
             ValueError: If a value is outside its range or a list has the wrong length.
         """
         options = replace(options or SkipOptions(), **changes)
-        settings = options.settings(self.denoiser.backbone.grid[0])
+        settings = options.settings(self.denoiser.backbone.long_skips[-1].grid[0])
         lists = any(
             isinstance(v, list | tuple) and len(v) > 1
             for name, v in settings.items()
@@ -217,7 +241,6 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width."""
         backbone = self.denoiser.backbone
-        assert isinstance(backbone, UViT)
         return backbone.in_chans, backbone.img_size, backbone.img_size
 
     @property
@@ -239,6 +262,30 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
             data,
             self.licence,
             self.default_skips,
+            self.backbone,
+        )
+
+    def _repr_html_(self) -> str:
+        """Sizes, classes and filters, for a notebook."""
+        count = sum(parameter.numel() for parameter in self.denoiser.parameters())
+        channels, height, width = self.image_shape
+        rows = {
+            "Parameters": f"{count:,}",
+            "Input": f"{channels} x {height} x {width}",
+            "Classes": ", ".join(self.class_names[:20]) or "none",
+            "Training": self.training,
+            "Long skips": f"{len(self.denoiser.backbone.long_skips)}; a single s or b acts on "
+            f"{self.default_skips}",
+        }
+        chart = gain_chart(self.denoiser.backbone.long_skips)
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{name}</th>"
+            f"<td style='text-align:left'>{escape(value)}</td></tr>"
+            for name, value in rows.items()
+        )
+        return (
+            f"<div><b>{escape(self.name)}</b><table>{cells}</table>"
+            f"<div style='max-width:420px'>{chart}</div></div>"
         )
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -359,20 +406,21 @@ def complete(
         ValueError: If something stays unknown, or the file says otherwise.
     """
     arguments = weights.arguments
-    dim = arguments["embed_dim"]
+    dim, heads = (arguments.get(name) for name in ("embed_dim", "num_heads"))  # None of a U-Net
     for name, given, said in (
-        ("num_heads", num_heads, None if weights.schedule is None else arguments["num_heads"]),
+        ("num_heads", num_heads, None if weights.schedule is None else heads),
         ("schedule", schedule, weights.schedule),
     ):
         if given is not None and said not in (None, given):
             raise InputError(f"{name} is {given}, but {path} has {said}")
-    arguments["num_heads"] = num_heads or arguments["num_heads"]
-    if arguments["num_heads"] is None:
+    if weights.schedule is None:  # the official layout
+        arguments["num_heads"] = num_heads or heads
+    if weights.backbone == "uvit" and arguments["num_heads"] is None:
         raise InputError(
             f"{path} does not say its number of heads, and no published model has {dim} channels: "
             "give --num_heads"
         )
-    weights.schedule = weights.schedule or schedule or published_schedule(dim)
+    weights.schedule = weights.schedule or schedule or published_schedule(arguments["embed_dim"])
     weights.prediction = weights.prediction or "eps"
     count, names = arguments["num_classes"], weights.class_names
     is_imagenet = len(names) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names)
@@ -397,7 +445,7 @@ def build(weights: Weights, path: Path, device: torch.device | str = "cpu") -> M
     denoiser = denoiser.eval().to(device)
     model = Model(
         denoiser, names, guide, weights.step, path, weights.data, weights.arguments,
-        weights.licence, weights.skips,
+        weights.licence, weights.skips, weights.backbone,
     )  # fmt: skip
     try:
         model.choose_skips()

@@ -7,13 +7,12 @@ from collections.abc import Container
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from uvit_lit.errors import InputError
+from uvit_lit.families import FILTERS
 
-Filter = Literal["none", "step", "butterworth", "chebyshev", "chebyshev2", "freeu_box", "flat"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-Preset = Literal["neutral", "mild", "medium", "strong", "freeu", "freeu_v1", "freeu_v2"]
 Schedule = Literal["vp", "linear", "cosine", "sd"]
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -39,8 +38,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "freeu_v2": {"filter": "freeu_box", "s": 0.9, "b": 1.4, "b_channels": 0.5, "skips": "inner"},
 }
-"""Name of each preset and what it sets, on the skips that the model names unless it says which;
-what is named beside a preset comes before it. docs/results/detail.md has what they do to a model."""
+"""Name of each preset and its settings, on the skips that the model names unless it says which.
+Options given beside a preset come before it. docs/results/detail.md has their effect."""
+
+if TYPE_CHECKING:
+    Filter: TypeAlias = str
+    Preset: TypeAlias = str
+else:
+    Filter, Preset = Literal[FILTERS], Literal[tuple(PRESETS)]
 
 
 def preset_settings(name: str, tokens: int) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def plot_spectra(denoiser: Denoiser, x0: Tensor, y: Tensor | None) -> Figure:
     The images are noised to t = 0.5, with the same noise every time.
 
     Args:
-        denoiser: A denoiser with a U-ViT.
+        denoiser: A denoiser.
         x0: (batch, channels, height, width) images in [-1, 1].
         y: (batch,) labels or None.
 
@@ -135,14 +135,17 @@ def plot_spectra(denoiser: Denoiser, x0: Tensor, y: Tensor | None) -> Figure:
 
     def measure(module: SkipModulation, inputs: tuple, outputs: tuple) -> None:
         index = list(backbone.long_skips).index(module)
-        assert module.grid is not None
+        grid = module.grid
+        assert grid is not None
+
+        def patches(x: Tensor) -> Tensor:  # of maps or of tokens
+            return x.flatten(2).mT if x.ndim == 4 else x[:, module.prefix :]
+
         features = {
             "backbone before": inputs[0], "backbone after": outputs[0],
             "skip before": inputs[1], "skip after": outputs[1],
         }  # fmt: skip
-        spectra[index] = {
-            name: radial_power(x[:, module.prefix :], module.grid) for name, x in features.items()
-        }
+        spectra[index] = {name: radial_power(patches(x), grid) for name, x in features.items()}
 
     generator = torch.Generator().manual_seed(0)
     eps = torch.randn(x0.shape, generator=generator).to(x0.device)

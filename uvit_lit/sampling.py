@@ -154,11 +154,17 @@ def call_times(scheduler: Any, schedule: Schedule) -> Tensor:
     return schedule.time_of(scheduler.sigmas[: len(steps)]).float()  # not rounded to an index
 
 
+def call_times_of(schedule: Schedule, solver: str | Solver, steps: int) -> Tensor | None:
+    """Times at which a solver calls the network for an image; None for a solver of your own."""
+    if solver not in SOLVERS:
+        return None
+    return call_times(make_scheduler(str(solver), schedule, steps), schedule)
+
+
 def count_calls(schedule: Schedule, solver: str | Solver, steps: int) -> int:
     """How often a solver calls the network for one image; once a step for one of your own."""
-    if solver not in SOLVERS:
-        return steps
-    return len(make_scheduler(str(solver), schedule, steps).timesteps)
+    times = call_times_of(schedule, solver, steps)
+    return steps if times is None else len(times)
 
 
 @torch.inference_mode()

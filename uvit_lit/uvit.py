@@ -222,6 +222,13 @@ class UViT(nn.Module):
         """Label that stands for "no class": the last row of the embedding."""
         return self.num_classes
 
+    def matrices(self) -> dict[int, list[Tensor]]:
+        """Weights of the blocks that Muon takes, by the number of matrices stacked in each."""
+        blocks: list[Any] = [*self.in_blocks, self.mid_block, *self.out_blocks]
+        fused = [block.attn.qkv for block in blocks]
+        linear = [m for block in blocks for m in block.modules() if isinstance(m, nn.Linear)]
+        return {3: [m.weight for m in fused], 1: [m.weight for m in linear if m not in fused]}
+
     def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
         """Predict what the denoiser was trained to predict.
 

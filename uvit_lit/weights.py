@@ -18,11 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from uvit_lit.diffusion import Denoiser
+from uvit_lit.diffusion import Backbone, Denoiser
 from uvit_lit.errors import InputError
 from uvit_lit.files import write, write_torch
 from uvit_lit.filters import MAX_FREQUENCY
 from uvit_lit.skips import MAX_SCALE, UNCHANGED, SkipSettings
+from uvit_lit.unet import UNet
 from uvit_lit.uvit import UViT
 
 CIFAR10 = [
@@ -70,6 +71,40 @@ def find_class(name: str | int, known: list[str]) -> int:
     )
 
 
+BACKBONES: dict[str, Any] = {"uvit": UViT, "unet": UNet}
+"""The networks that can be trained, by name."""
+
+
+def build_backbone(name: str, arguments: Mapping[str, Any]) -> Backbone:
+    """A new network from its name and its arguments as plain data.
+
+    Raises:
+        ValueError: If there is none by that name, or an argument is outside its range.
+    """
+    if name not in BACKBONES:
+        raise InputError(f"backbone is {name!r}; accepted: {', '.join(BACKBONES)}")
+    return BACKBONES[name](**{**arguments, "skip": SkipSettings(**arguments["skip"])})
+
+
+def backbone_arguments(name: str, hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of a network as plain data; what is not named has its default.
+
+    Args:
+        name: One of ``BACKBONES``.
+        hyper_parameters: What was given, among other things. Older files have the settings of the
+            skips beside the other arguments instead of in ``skip``.
+    """
+    parameters = inspect.signature(BACKBONES[name]).parameters
+    arguments = {name: hyper_parameters.get(name, p.default) for name, p in parameters.items()}
+    given = hyper_parameters.get("skip")
+    if given is None:
+        given = {"s": 0.9, **hyper_parameters}  # their default
+        if given.get("filter", "none") == "none":
+            given["s"] = 1.0
+    names = vars(UNCHANGED)
+    return arguments | {"skip": names | {name: given[name] for name in names if name in given}}
+
+
 PUBLISHED_HEADS = {512: 8, 768: 12, 1024: 16, 1152: 16}
 """Attention heads of the published models by ``embed_dim``; the official layout lacks them."""
 
@@ -79,11 +114,11 @@ WITHOUT_NULL_CLASS = (10, 100, 1000)
 
 @dataclass
 class Weights:
-    """The averaged weights of a U-ViT and what is known about them.
+    """The averaged weights of a network and what is known about them.
 
     Attributes:
-        tensors: By the names of ``UViT``.
-        arguments: Those of ``UViT``, all of them, as plain data; ``skip`` is a dictionary.
+        tensors: By the names of the network.
+        arguments: Those of the network, all of them, as plain data; ``skip`` is a dictionary.
         schedule: Noise schedule; None where the file does not say.
         prediction: What the network predicts; None where the file does not say.
         class_names: Names of the labels; empty where there are none, or none are known.
@@ -93,6 +128,7 @@ class Weights:
         licence: Licence of the weights, as an SPDX identifier or in words.
         skips: Long skips that s, b and so on act on at sampling when nobody says which, as
             ``uvit_lit.skips.choose_skips`` takes them.
+        backbone: Which network, one of ``BACKBONES``.
     """
 
     tensors: dict[str, Tensor] = field(repr=False)
@@ -105,10 +141,11 @@ class Weights:
     data: dict[str, Any] = field(default_factory=dict)
     licence: str | None = None
     skips: str = "all"
+    backbone: str = "uvit"
 
-    def build(self) -> UViT:
+    def build(self) -> Backbone:
         """A new network of this architecture, which does not have these tensors yet."""
-        return UViT(**{**self.arguments, "skip": SkipSettings(**self.arguments["skip"])})
+        return build_backbone(self.backbone, self.arguments)
 
     def metadata(self) -> dict[str, Any]:
         """Everything but the tensors, as plain data."""
@@ -180,24 +217,8 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
-def uvit_arguments(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of ``UViT`` as plain data; what the hyper-parameters lack has its default.
-
-    Older files have the settings of the skips beside the other arguments instead of in ``skip``.
-    """
-    parameters = inspect.signature(UViT).parameters
-    arguments = {name: hyper_parameters.get(name, p.default) for name, p in parameters.items()}
-    given = hyper_parameters.get("skip")
-    if given is None:
-        given = {"s": 0.9, **hyper_parameters}  # their default
-        if given.get("filter", "none") == "none":
-            given["s"] = 1.0
-    names = vars(UNCHANGED)
-    return arguments | {"skip": names | {name: given[name] for name in names if name in given}}
-
-
 def resize_positions(weights: Weights, img_size: int) -> None:
-    """Make the weights those of a model of another image size.
+    """Make the weights of a U-ViT those of a model of another image size.
 
     The position embeddings of the patches are interpolated (bicubic) on their grid. Learned
     cutoffs keep their value, a fraction of Nyquist, where the new grid has it in its bounds.
@@ -207,8 +228,11 @@ def resize_positions(weights: Weights, img_size: int) -> None:
         img_size: Height and width of the images, or of the latents.
 
     Raises:
-        ValueError: If it is no multiple of the patch size.
+        ValueError: If it is no multiple of the patch size, or the network is no U-ViT.
     """
+    if weights.backbone != "uvit":
+        raise InputError(f"img_size is {img_size}; accepted for this network: as it was trained, "
+                         f"{weights.arguments['img_size']}")  # fmt: skip
     patch = weights.arguments["patch_size"]
     if img_size < patch or img_size % patch:
         raise InputError(f"img_size is {img_size}; accepted: a positive multiple of {patch}")
@@ -231,14 +255,15 @@ def resize_positions(weights: Weights, img_size: int) -> None:
 
 
 def check_tensors(weights: Weights, path: Path) -> None:
-    """Compare names and shapes with those of the U-ViT of the arguments, and look for nan.
+    """Compare names and shapes with those of the network of the arguments, and look for nan.
 
     Raises:
         ValueError: If some differ, or are not finite; it names them.
     """
     try:
         with torch.device("meta"):
-            expected = {k: v.shape for k, v in weights.build().state_dict().items()}
+            network: Any = weights.build()
+        expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
     except TypeError as error:
         raise InputError(f"the arguments of {path} do not fit this version: {error}") from None
     found = {name: tensor.shape for name, tensor in weights.tensors.items()}
@@ -255,7 +280,8 @@ def check_tensors(weights: Weights, path: Path) -> None:
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise InputError(
-            f"the tensors of {path} are no U-ViT: {', '.join(sorted(problems)[:3])}{more}"
+            f"the tensors of {path} do not fit its {weights.backbone}: "
+            f"{', '.join(sorted(problems)[:3])}{more}"
         )
 
 
@@ -263,10 +289,11 @@ def _lightning(content: dict[str, Any], path: Path) -> Weights:
     """Weights of a checkpoint of train.py."""
     hyper_parameters = content["hyper_parameters"]
     prefix = "denoiser.backbone."
+    backbone = hyper_parameters.get("backbone", "uvit")
     try:
         return Weights(
             _tensors({k.removeprefix(prefix): v for k, v in content["state_dict"].items()}, path),
-            uvit_arguments(hyper_parameters),
+            backbone_arguments(backbone, hyper_parameters),
             hyper_parameters["schedule"],
             hyper_parameters["prediction"],
             list(content.get("ImageData", {}).get("class_names", [])),
@@ -274,6 +301,7 @@ def _lightning(content: dict[str, Any], path: Path) -> Weights:
             int(content["global_step"]),
             dict(content.get("datamodule_hyper_parameters", {})),
             skips=str(hyper_parameters.get("skips", "all")),
+            backbone=backbone,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"checkpoint {path} was not written by train.py ({error})") from None
@@ -303,7 +331,8 @@ def _safetensors(path: Path) -> Weights:
         return _official(tensors, path)
     try:
         card = json.loads(metadata["uvit_lit"])
-        card["arguments"] = uvit_arguments(card["arguments"])
+        backbone = card.get("backbone", "uvit")
+        card["arguments"] = backbone_arguments(backbone, card["arguments"])
         card["class_names"] = list(card["class_names"])
         card["skips"] = str(card.get("skips", "all"))
         return Weights(tensors, **card)
@@ -326,7 +355,7 @@ def _official(content: dict[str, Any], path: Path) -> Weights:
     rows = len(tensors["label_emb.weight"]) if "label_emb.weight" in tensors else 0
     has_null = rows > 0 and rows not in WITHOUT_NULL_CLASS
     prefix = 2 if rows else 1
-    arguments = uvit_arguments({
+    arguments = backbone_arguments("uvit", {
         "img_size": patch * round(max(tensors["pos_embed"].shape[1] - prefix, 1) ** 0.5),
         "patch_size": patch,
         "in_chans": channels,
@@ -366,9 +395,12 @@ def write_official(weights: Weights, path: Path) -> None:
     It holds tensors alone; a line on stderr says what is lost.
 
     Raises:
-        ValueError: If the network does not predict the noise, as all official models do.
+        ValueError: If it is no U-ViT, or does not predict the noise, as all official models do.
         OSError: If it cannot be written.
     """
+    if weights.backbone != "uvit":
+        raise InputError(f"the network is a {weights.backbone}; accepted in the official layout: "
+                         "uvit")  # fmt: skip
     arguments, classes = weights.arguments, weights.arguments["num_classes"]
     dim, heads = arguments["embed_dim"], arguments["num_heads"]
     if weights.prediction != "eps":
@@ -401,10 +433,10 @@ def write_official(weights: Weights, path: Path) -> None:
 
 
 MAY_DIFFER = {"skip", "grad_checkpoint", "img_size"}
-"""Arguments of ``UViT`` that may differ between a model and the weights it starts from."""
+"""Arguments of a network that may differ between a model and the weights it starts from."""
 
 
-def initialise(denoiser: Denoiser, arguments: dict[str, Any], path: Path) -> None:
+def initialise(denoiser: Denoiser, backbone: str, arguments: dict[str, Any], path: Path) -> None:
     """Put the averaged weights of a checkpoint into a denoiser.
 
     What its long skips have learned is taken over where this denoiser learns the same, s and
@@ -415,13 +447,16 @@ def initialise(denoiser: Denoiser, arguments: dict[str, Any], path: Path) -> Non
 
     Args:
         denoiser: Of the same architecture, schedule and prediction; its skips may differ.
-        arguments: Those of its ``UViT``, from ``uvit_arguments``.
+        backbone: Name of its network.
+        arguments: Those of its network, from ``backbone_arguments``.
         path: What ``read_weights`` reads.
 
     Raises:
         ValueError: If the file is damaged or holds code, or is of another model.
     """
     weights = read_weights(path)
+    if weights.backbone != backbone:
+        raise InputError(f"backbone is {backbone} here and {weights.backbone} in {path}")
     there = {
         **weights.arguments, "schedule": weights.schedule, "prediction": weights.prediction
     }  # fmt: skip
@@ -432,7 +467,8 @@ def initialise(denoiser: Denoiser, arguments: dict[str, Any], path: Path) -> Non
     for name in sorted(here.keys() - MAY_DIFFER - assumed):
         if there[name] is not None and here[name] != there[name]:
             raise InputError(f"{name} is {here[name]} here and {there[name]} in {path}")
-    weights.arguments["num_heads"] = arguments["num_heads"]
+    if assumed:
+        weights.arguments["num_heads"] = arguments["num_heads"]
     check_tensors(weights, path)
     if weights.arguments["img_size"] != arguments["img_size"]:
         resize_positions(weights, arguments["img_size"])

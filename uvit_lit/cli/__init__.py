@@ -6,6 +6,7 @@ import sys
 COMMANDS = {
     "train": "train or fine-tune a U-ViT",
     "sample": "generate images",
+    "play": "turn the settings of the long skips on a page of this machine",
     "sweep": "draw a grid over the settings of the long skips",
     "evaluate": "measure samples against real images",
     "edit": "change the level of detail of a photograph",

@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
         image = read_image(source, size)
         mask = None
         if edit.mask is not None:
-            mask = token_mask(edit.mask, size, denoiser.backbone.patch_size * factor)
+            mask = token_mask(edit.mask, size, model.arguments.get("patch_size", 1) * factor)
         stem = free_stem(edit.out, stem_of(model.name, skips, source.stem))
 
         def to_pixels(x: torch.Tensor) -> torch.Tensor:

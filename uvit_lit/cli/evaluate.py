@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
         model, cells = generation.model, grid.cells()
         drawn = {cell: replace(generation, options=cell.apply(sampling)) for cell in cells}
         for cell in cells:  # every one is validated before the work begins
-            with model.skips(cell.apply(skips)):
+            with drawn[cell].skips(cell.apply(skips)):
                 pass
         generation.launch()
         evaluation = Evaluation(generation, reference)
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
         results = []
         with generation.bar(len(cells), desc="evaluate") as bar:
             for cell in cells:
-                with model.skips(cell.apply(skips)):
+                with drawn[cell].skips(cell.apply(skips)):
                     state = out / f"{cell.stem()}.state"
                     values, samples[cell] = evaluation.measure(drawn[cell], state, bar)
                 results.append({"cell": dict(cell.values), "values": values})

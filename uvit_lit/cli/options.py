@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import sys
 import traceback
 import types
@@ -10,7 +11,7 @@ import warnings
 from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -93,7 +94,35 @@ def _typed(value: Any) -> str:
     """A value as it is typed on the command line."""
     if isinstance(value, list | tuple):
         return ",".join(_typed(item) for item in value)
-    return "trained" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return "trained" if value is None else str(value).removesuffix(".0")
+
+
+def command_line(command: str, *groups: Any) -> str:
+    """The line that a shell takes for options: those that are not the default.
+
+    Args:
+        command: Name of the command.
+        groups: Instances of dataclasses of options.
+
+    Returns:
+        A line that ``Parser.read`` reads back to the same options.
+    """
+    given = {
+        field.name: value
+        for group in groups
+        for field in fields(group)
+        if (value := getattr(group, field.name)) != _default(field)
+    }
+    words = ["uvit-lit", command]
+    for name, value in given.items():
+        is_flag = isinstance(value, bool)
+        words += [f"--{name}={value}".lower()] if is_flag else [f"--{name}", _typed(value)]
+    return shlex.join(words)
+
+
+def _default(field: Field) -> Any:
+    """Default of a field of a dataclass."""
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def _members(hint: Any) -> list[Any]:

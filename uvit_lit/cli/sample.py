@@ -7,7 +7,6 @@ Image k has the seed SEED + k and is the same picture whatever --n and --batch_s
 """
 
 import json
-import math
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,6 @@ from uvit_lit.options import ModelOptions, SamplingOptions, SkipOptions
 
 if TYPE_CHECKING:  # heavy: imported after the options are read
     from torch import Tensor
-
-GRID_IMAGE_SIZE = 64
-"""Images smaller than this are enlarged in the grid, by a whole factor."""
 
 GRID_IMAGES = 400
 """Images that the grid shows, at most."""
@@ -62,15 +58,9 @@ def stem_of(name: str, skips: SkipOptions, *more: str) -> str:
 
 def write_grid(path: Path, pixels: "Tensor", parameters: dict[str, Any]) -> None:
     """Write images side by side: one column a class where that fills the rows."""
-    from torchvision.utils import make_grid
+    from uvit_lit.generation import picture
 
-    zoom = max(1, GRID_IMAGE_SIZE // pixels.shape[-1])
-    enlarged = pixels.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
-    classes = len(set(parameters["labels"] or [0]))
-    fills = classes > 1 and len(pixels) % classes == 0
-    columns = classes if fills else math.ceil(math.sqrt(len(pixels)))
-    grid = make_grid(enlarged, nrow=columns)
-    write_png(path, grid.permute(1, 2, 0).numpy(), parameters)
+    write_png(path, picture(pixels, parameters["labels"]), parameters)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -89,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     with checked_input(parser.values.debug), ExitStack() as stack:
         generation = Generation.load(model_options, sampling)
-        stack.enter_context(generation.model.skips(skips))
+        stack.enter_context(generation.skips(skips))
         parameters = generation.parameters(skips)
         stem = free_stem(output.out, stem_of(generation.model.name, skips, f"seed{sampling.seed}"))
         generation.launch()

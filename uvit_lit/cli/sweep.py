@@ -129,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
         model, cells = generation.model, grid.cells()
         drawn = {cell: replace(generation, options=cell.apply(sampling)) for cell in cells}
         for cell in cells:  # every one is validated before the work begins
-            with model.skips(cell.apply(skips)):
+            with drawn[cell].skips(cell.apply(skips)):
                 pass
         out = generation.directory(
             files.out, "sweep", [generation.identity(), asdict(skips), model.default_skips]
@@ -139,7 +139,7 @@ def main(arguments: list[str] | None = None) -> None:
         with generation.bar(len(cells), desc="sweep") as bar:
             for cell in cells:
                 chosen = cell.apply(skips)
-                with model.skips(chosen):
+                with drawn[cell].skips(chosen):
                     path = out / "cells" / f"{cell.stem()}.png"
                     images[cell] = draw(drawn[cell], chosen, path, bar)
         if not generation.devices.is_main:

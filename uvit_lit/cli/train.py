@@ -1,7 +1,8 @@
-"""Train a U-ViT.
+"""Train a U-ViT, or a U-Net.
 
-``python train.py --filter step`` trains the tiny CIFAR-10 model; ``--config configs/NAME.yaml``
-chooses another recipe, every entry of which is also an option; ``--ckpt_path last`` resumes.
+``python train.py --filter step`` trains the tiny CIFAR-10 model, with ``--backbone unet`` a U-Net
+of its cost; ``--config configs/NAME.yaml`` chooses another recipe, every entry of which is also an
+option; ``--ckpt_path last`` resumes.
 """
 
 import argparse
@@ -11,9 +12,10 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -24,7 +26,7 @@ from uvit_lit.cli.options import checked_input, fail
 from uvit_lit.data.datamodule import ImageData
 from uvit_lit.distributed import keep_memory
 from uvit_lit.errors import InputError
-from uvit_lit.filters import FILTERS
+from uvit_lit.families import FILTERS
 from uvit_lit.latents import check_latents
 from uvit_lit.model import find_checkpoint
 from uvit_lit.sampling import PRECISIONS
@@ -40,13 +42,14 @@ from uvit_lit.training.callbacks import (
 )
 from uvit_lit.training.module import DiffusionModule
 from uvit_lit.training.saving import Checkpoints
-from uvit_lit.weights import load, uvit_arguments
+from uvit_lit.weights import BACKBONES, backbone_arguments, load
 
 PACKAGE = Path(__file__).parents[1]
 CONFIGS = next(d for d in (PACKAGE / "configs", PACKAGE.parent / "configs") if d.is_dir())
 """The configurations: in the wheel inside the package, in the repository beside it."""
 
-DEFAULT_CONFIG = CONFIGS / "cifar10_uvit_tiny.yaml"
+DEFAULT_CONFIGS = {name: CONFIGS / f"cifar10_{name}_tiny.yaml" for name in BACKBONES}
+"""What a command line runs that names no configuration, by backbone."""
 
 
 def passband_gain(filter: str, s: float | None) -> float:
@@ -57,10 +60,23 @@ def passband_gain(filter: str, s: float | None) -> float:
 
 
 class TrainCLI(LightningCLI):
-    """Command line of train.py: model, data, trainer and callbacks, each with its options."""
+    """Command line of train.py: model, data, trainer and callbacks, each with its options.
+
+    Args:
+        backbone: Whose sizes are options of the model, one of ``BACKBONES``.
+        **options: As ``LightningCLI`` takes them.
+    """
+
+    def __init__(self, backbone: str, **options: Any) -> None:
+        self.backbone = backbone
+        super().__init__(DiffusionModule, ImageData, **options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add what a U-ViT run has beside model, data and trainer."""
+        """Add what a run has beside model, data and trainer."""
+        parser.add_class_arguments(BACKBONES[self.backbone], "model", skip={"skip"}, as_group=False)
+        parser.add_argument("--backbone", type=Literal[tuple(BACKBONES)], default=self.backbone,
+                            help="the network")  # fmt: skip
+        parser.link_arguments("backbone", "model.backbone")
         parser.add_argument("--filter", type=Literal[FILTERS], default="none",
                             help="low-pass on the long skips during training; of butterworth, "
                             "chebyshev and chebyshev2 s and the cutoff are learned")  # fmt: skip
@@ -116,11 +132,16 @@ def check_resume(model: DiffusionModule, saved: dict) -> None:
                 f"the checkpoint learned {learned}, which this version does not; accepted: to "
                 "start from it, with --model.init_from"
             )
-    arguments = uvit_arguments(saved)
+    backbone, there = model.hparams["backbone"], saved.get("backbone", "uvit")
+    if backbone != there:
+        raise InputError(f"backbone is {backbone} here and {there} in the checkpoint")
+    arguments = backbone_arguments(backbone, saved)
     saved = {**saved, **arguments, **arguments["skip"]}
     for name, parameter in inspect.signature(DiffusionModule).parameters.items():
         saved.setdefault(name, parameter.default)
-    own = {**model.hparams, **uvit_arguments(model.hparams), **model.hparams["skip"]}
+    own = {
+        **model.hparams, **backbone_arguments(backbone, model.hparams), **model.hparams["skip"]
+    }  # fmt: skip
     decided = ("schedule", "prediction", "lr", "filter_lr", "weight_decay", "betas",
                "optimizer", "train")  # fmt: skip
     network = (arguments.keys() | arguments["skip"].keys()) - {"grad_checkpoint", "skip"}
@@ -169,7 +190,7 @@ def check_run(cli: TrainCLI) -> None:
         raise InputError(f"precision is {trainer.precision}; accepted: {', '.join(PRECISIONS)}")
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return  # the first process checks, downloads and encodes; Lightning sets up the others
-    check_latents(data.autoencoder, model.hparams["in_chans"])
+    check_latents(data.autoencoder, model.denoiser.backbone.in_chans)
     data.prepare_data()
     data.setup()
     classes = model.denoiser.backbone.num_classes
@@ -181,19 +202,33 @@ def check_run(cli: TrainCLI) -> None:
         )
 
 
-def choose_config() -> None:
-    """Add the default configuration to a command line that names none; refuse one without file."""
+def choose_config() -> str:
+    """Find the backbone, and add its default configuration to a command line that names none.
+
+    Returns:
+        One of ``BACKBONES``: what the command line says, else the last configuration that does.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", action="append", default=[])
+    parser.add_argument("--backbone", default="")
     try:
-        named: list[str] = parser.parse_known_args()[0].config
+        args = parser.parse_known_args()[0]
     except argparse.ArgumentError as error:
         fail(error, 2)
-    for path in named:
+    backbones = ["uvit"]
+    for path in args.config:
         if not Path(path).is_file():
             fail(f"configuration {path} does not exist", 2)
-    if not named:
-        sys.argv[1:1] = ["--config", str(DEFAULT_CONFIG)]
+        try:
+            backbones.append(yaml.safe_load(Path(path).read_text())["backbone"])
+        except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
+            continue  # the parser itself says what is wrong
+    backbone = args.backbone or backbones[-1]
+    if backbone not in BACKBONES:
+        fail(f"backbone is {backbone!r}; accepted: {', '.join(BACKBONES)}", 2)
+    if not args.config:
+        sys.argv[1:1] = ["--config", str(DEFAULT_CONFIGS[backbone])]
+    return backbone
 
 
 def main(args: list[str] | None = None) -> None:
@@ -206,13 +241,12 @@ def main(args: list[str] | None = None) -> None:
         sys.argv[1:] = args
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated")
-    choose_config()
+    backbone = choose_config()
     keep_memory()
     with checked_input():
         try:
             cli = TrainCLI(
-                DiffusionModule,
-                ImageData,
+                backbone,
                 run=False,
                 seed_everything_default=0,
                 auto_configure_optimizers=False,

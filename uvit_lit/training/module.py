@@ -1,5 +1,6 @@
 """The LightningModule: loss, what is trained, optimiser groups, warm-up."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -10,13 +11,12 @@ from torch import Tensor, nn
 
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError
-from uvit_lit.filters import LEARNED
+from uvit_lit.families import LEARNED
 from uvit_lit.model import find_checkpoint
 from uvit_lit.skips import UNCHANGED, SkipSettings, choose_skips
 from uvit_lit.training.optim import Muon
 from uvit_lit.training.steps import is_logged
-from uvit_lit.uvit import UViT
-from uvit_lit.weights import initialise, uvit_arguments
+from uvit_lit.weights import backbone_arguments, build_backbone, initialise
 
 OPTIMIZERS = ("adamw", "muon")
 """Optimisers by name."""
@@ -34,7 +34,7 @@ def parameter_groups(
     """Split the parameters that train into groups for AdamW or Muon.
 
     Args:
-        denoiser: A denoiser with a U-ViT.
+        denoiser: A denoiser.
         lr: Learning rate of the network.
         weight_decay: Decay of the weights of its linear and convolution layers.
         filter_lr: Learning rate of what the long skips learn, as a multiple of ``lr``.
@@ -46,14 +46,14 @@ def parameter_groups(
         do not decay either).
     """
     backbone = denoiser.backbone
-    blocks = [*backbone.in_blocks, backbone.mid_block, *backbone.out_blocks]
-    qkv = [block.attn.qkv.weight for block in blocks] if muon else []
-    matrices = [m.weight for b in blocks for m in b.modules() if muon and isinstance(m, nn.Linear)]
+    matrices = backbone.matrices() if muon else {}
     groups: list[dict[str, Any]] = [
         {"name": "filters", "params": list(backbone.long_skips.parameters()), "weight_decay": 0.0,
          "lr": lr * filter_lr},
-        {"name": "qkv", "params": qkv, "weight_decay": weight_decay, "matrices": 3},
-        {"name": "matrices", "params": matrices, "weight_decay": weight_decay, "matrices": 1},
+        {"name": "qkv", "params": matrices.get(3, []), "weight_decay": weight_decay,
+         "matrices": 3},
+        {"name": "matrices", "params": matrices.get(1, []), "weight_decay": weight_decay,
+         "matrices": 1},
         {"name": "decay", "params": [m.weight for m in denoiser.modules()
                                      if isinstance(m, nn.Linear | nn.Conv2d)],
          "weight_decay": weight_decay},
@@ -69,7 +69,7 @@ def parameter_groups(
 
 
 class DiffusionModule(LightningModule):
-    """Train a U-ViT denoiser.
+    """Train a denoiser.
 
     Args:
         schedule: Noise schedule: vp, linear, cosine or sd.
@@ -97,7 +97,8 @@ class DiffusionModule(LightningModule):
             training does nothing with it.
         skip: What acts on every long skip during training; of butterworth, chebyshev and chebyshev2
             s and the cutoff are learned, from these settings on.
-        **uvit: The other arguments of ``UViT``: sizes and classes.
+        backbone: The network, one of ``uvit_lit.weights.BACKBONES``.
+        **network: Its other arguments: sizes and classes.
 
     Raises:
         ValueError: If an argument is outside its range, or the checkpoint does not fit.
@@ -121,7 +122,8 @@ class DiffusionModule(LightningModule):
         filter_lr: float = 10.0,
         skips: str = "all",
         skip: SkipSettings = UNCHANGED,
-        **uvit: Any,
+        backbone: str = "uvit",
+        **network: Any,
     ) -> None:
         super().__init__()
         if not 0 <= class_dropout < 1:
@@ -148,11 +150,13 @@ class DiffusionModule(LightningModule):
         if not filter_lr > 0:
             raise InputError(f"filter_lr is {filter_lr}; accepted: above 0")
         self.save_hyperparameters()
-        self.hparams["skip"] = vars(skip)  # a checkpoint holds plain data
-        self.denoiser = Denoiser(UViT(skip=skip, **uvit), schedule, prediction)
+        arguments = {**network, "skip": dataclasses.asdict(skip)}
+        self.hparams["skip"] = arguments["skip"]  # a checkpoint holds plain data
+        self.denoiser = Denoiser(build_backbone(backbone, arguments), schedule, prediction)
         choose_skips(skips, len(self.denoiser.backbone.long_skips))  # refuses an unknown one
         if init_from is not None:
-            initialise(self.denoiser, uvit_arguments(self.hparams), find_checkpoint(init_from))
+            arguments = backbone_arguments(backbone, arguments)
+            initialise(self.denoiser, backbone, arguments, find_checkpoint(init_from))
         filters = list(self.denoiser.backbone.long_skips.parameters())
         if train != "all" and not filters:
             raise InputError(

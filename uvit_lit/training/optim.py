@@ -49,7 +49,8 @@ class Muon(torch.optim.AdamW):
     group's ``betas``), orthogonalised, times 0.2 sqrt(max(rows, columns)), which has the size of
     an AdamW step, so that one learning rate serves both. ``matrices`` says of how many stacked
     matrices each parameter consists: 3 for a fused query, key and value, which are orthogonalised
-    apart. It needs whole matrices, not those that a strategy has cut.
+    apart. The kernels of a convolution are a matrix (channels out, the rest). It needs whole
+    matrices, not those that a strategy has cut.
 
     Args:
         params: Parameter groups.
@@ -96,7 +97,7 @@ class Muon(torch.optim.AdamW):
                 state["step"] = torch.zeros(())  # AdamW looks for it in every state that it loads
             average = state["momentum"].lerp_(parameter.grad, 1 - momentum)
             update = parameter.grad.lerp(average, momentum)
-            matrices = update.unflatten(0, (group["matrices"], -1))
+            matrices = update.unflatten(0, (group["matrices"], -1)).flatten(2)
             by_shape[matrices.shape[1:]].append((parameter, matrices))
         for shape, pairs in by_shape.items():
             stacked = torch.cat([matrices for _, matrices in pairs])
@@ -104,4 +105,4 @@ class Muon(torch.optim.AdamW):
             size = group["lr"] * 0.2 * math.sqrt(max(shape))
             for (parameter, _), update in zip(pairs, updates.split(group["matrices"]), strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update.flatten(0, 1), alpha=-size)
+                parameter.add_(update.reshape(parameter.shape), alpha=-size)
