@@ -30,7 +30,7 @@ lint: .venv/installed ## style and types
 
 docs: .venv/installed ## the pages as a site, in site/
 	$(BIN)/pip install --quiet --editable '.[docs]'
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean: ## remove the set-up
 	rm -rf .venv site .mypy_cache .pytest_cache .ruff_cache

@@ -38,14 +38,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     def name(link: re.Match) -> str:
         text, target = link.groups()
         path = posixpath.normpath(posixpath.join(folder, target))
-        outside = (
-            "://" not in target and not target.startswith("#") and path.split("/")[0] != "docs"
-        )
-        return (
-            f"{text} (`{path}`)"
-            if outside and text.strip("`") != path
-            else (f"`{path}`" if outside else link[0])
-        )
+        if "://" in target or target.startswith("#") or path.startswith("docs/"):
+            return link[0]
+        return f"`{path}`" if text.strip("`") == path else f"{text} (`{path}`)"
 
     return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)", name, markdown)
 
@@ -93,16 +88,17 @@ def train_options() -> Iterator[str]:
 
 
 def row(action: Any, default: str) -> str:
-    """Row of one option; empty where it has no help."""
+    """Row of one option; empty where it has no help, or is one of every command."""
     text = " ".join((action.help or "").split())
-    if action.help == SUPPRESS or not text or "--help" in action.option_strings:
+    if action.help == SUPPRESS or not text or action.dest in ("help", "debug"):
         return ""
     names = [option for option in action.option_strings if not option.endswith("+")]
     name = "<br>".join(f"`{name}`" for name in names) or f"`{action.dest}`"
-    text = re.sub(r" ?\(?(?:required, )?(?:type|default): .*", "", text).replace("%(default)s", "")
-    choices = (action.metavar or "") if "{" in str(action.metavar) else ""
-    if choices:
-        text += " One of " + choices.strip("{}").replace(",", ", ") + "."
+    text = re.sub(r" ?\(?(?:required, )?(?:type|default): .*", "", text).rstrip(".")
+    text = f"{text[:1].upper()}{text[1:]}."
+    choices = str(action.metavar or "")
+    if choices.startswith("{") and choices != "{true,false}":
+        text += f" One of {choices.strip('{}').replace(',', ', ')}."
     return f"| {name} | {text.replace('|', chr(92) + '|')} | {default} |"
 
 
