@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from functools import partial
+from pathlib import Path
 from string import Template
 
 import pytest
@@ -117,7 +118,7 @@ def test_a_command_of_the_docs_is_accepted(command, monkeypatch):
         assert program in targets
     elif program == "train.py":
         for module in ("uvit_lit.cli.train", "uvit_lit.training.module"):  # PATH
-            monkeypatch.setattr(f"{module}.find_checkpoint", lambda path, *_: path)
+            monkeypatch.setattr(f"{module}.find_checkpoint", lambda path, *_: Path(path))
         monkeypatch.setattr("uvit_lit.training.module.initialise", lambda *_: None)
         build(monkeypatch, arguments)
     else:
