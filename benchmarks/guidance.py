@@ -27,7 +27,7 @@ from uvit_lit.evaluation.features import load_features
 from uvit_lit.evaluation.reference import labelled_images, load_probe, load_reference
 from uvit_lit.generation import draw_labels
 from uvit_lit.guidance import Guided, WithSkips
-from uvit_lit.options import preset_settings
+from uvit_lit.options import ReferenceOptions, preset_settings
 from uvit_lit.sampling import sample, to_uint8
 from uvit_lit.skips import override_skips
 
@@ -94,7 +94,6 @@ def main() -> None:
     parser.add_argument("--data", default="folder", help="default: folder")
     parser.add_argument("--data_root", default="data/cifar10-jpeg")
     parser.add_argument("--features", default="efficientnet-lite0", help="as evaluate.py's")
-    parser.set_defaults(inception_weights=None)
     args = parser.parse_args()
 
     device = choose_device("auto")
@@ -106,8 +105,9 @@ def main() -> None:
     assert data.validation is not None
     extract = load_features(args.features, Devices(device))
     train, held_out, _ = labelled_images(data, names)
-    reference, _ = load_reference(args, extract, data.validation.pixels)
-    probe, _ = load_probe(args, extract, train, held_out)
+    options = ReferenceOptions(features=args.features)
+    reference, _ = load_reference(options, extract, data.validation.pixels, args.batch_size)
+    probe, _ = load_probe(options, extract, train, held_out, args.batch_size)
 
     nothing: dict[str, Any] = {}
     settings: dict[str, tuple[dict[str, Any], Around | None]] = {"none": (nothing, None)}

@@ -240,6 +240,16 @@ def grey_levels(one, other):
     return np.abs(one - other).mean()
 
 
+def spoil(model):
+    """The ONNX file with zeros for its largest matrix."""
+    import onnx
+
+    proto = onnx.load_from_string(model)
+    largest = max(proto.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    largest.raw_data = bytes(len(largest.raw_data))
+    return proto.SerializeToString()
+
+
 class TestInABrowser:
     pytestmark = needs_browser
 
@@ -274,9 +284,9 @@ class TestInABrowser:
                 drawn = pictures(tab)
                 expected = of_python(model, **settings)
                 trained = of_python(model, **frame)
-                assert grey_levels(drawn, expected) < 2
-                assert grey_levels(pictures(tab, "trained"), trained) < 2
-                assert grey_levels(drawn, trained) > 2  # the setting matters
+                assert grey_levels(drawn, expected) < 0.1
+                assert grey_levels(pictures(tab, "trained"), trained) < 0.1
+                assert grey_levels(drawn, trained) > 1  # the setting matters
             assert tab.evaluate("crossOriginIsolated")  # so that there are threads
             hosts = {urlsplit(url).netloc for url in tab.asked if not url.startswith("data:")}
             assert hosts == {urlsplit(address).netloc}
@@ -330,7 +340,7 @@ class TestInABrowser:
         [
             (lambda model: model[:-1000], "The model file is broken: it has"),
             (lambda model: b"\0" * len(model), "The model file is broken."),
-            (lambda model: model[:-9000] + bytes(8000) + model[-1000:], ""),
+            (spoil, "The model gives other numbers"),
         ],
     )
     def test_a_broken_model_file(self, tab, page, tmp_path, damage, message):
@@ -339,8 +349,7 @@ class TestInABrowser:
         (broken / "model.onnx").write_bytes(damage(model))
         with serving(broken) as address:
             tab.goto(address)
-            wait(tab, "#alert:not(:empty):not([hidden])")
-            tab.wait_for_selector("text=Export the page again", timeout=300_000)
+            wait(tab, "text=Export the page again")
             assert message in tab.inner_text("#alert")
 
     def test_a_browser_without_simd(self, tab, page):
