@@ -401,7 +401,7 @@ class Official(UViT):
         assert (num_classes, sizes["num_heads"]) == (-1, 8)
 
 
-PAGE = (ROOT / "docs" / "modulate.md").read_text()
+PAGE = (ROOT / "docs" / "how-to" / "modulate.md").read_text()
 EXAMPLES = {
     section.partition("\n")[0]: code
     for section in PAGE.split("\n## ")[1:]

@@ -238,7 +238,7 @@ class Parser(ArgumentParser):
             if not name.startswith("--") or field not in self.hints:
                 joined.append(item)
                 continue
-            if self.hints[field] is bool:
+            if bool in _members(self.hints[field]):
                 joined.append(item if equals else f"{name}=true")
                 continue
             if not equals:
