@@ -17,7 +17,7 @@ demo: .venv/installed ## CIFAR-10 at two levels of detail, then a short training
 	$(BIN)/python sample.py --ckpt last --n 20
 
 test: .venv/installed ## the fast tests
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
 test-slow: .venv/installed ## the slow tests: many resumes, two processes, kills
 	$(BIN)/pytest -m slow
