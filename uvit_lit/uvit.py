@@ -178,13 +178,16 @@ class UViT(nn.Module):
     ) -> None:
         super().__init__()
         for name, value, divisor in (
+            ("patch_size", patch_size, 1),
+            ("in_chans", in_chans, 1),
             ("img_size", img_size, patch_size),
-            ("embed_dim", embed_dim, num_heads),
             ("embed_dim", embed_dim, 2),
             ("depth", depth, 2),
         ):
-            if value <= 0 or divisor <= 0 or value % divisor:
+            if value <= 0 or value % divisor:
                 raise InputError(f"{name} is {value}; accepted: a positive multiple of {divisor}")
+        if num_heads <= 0 or embed_dim % num_heads:
+            raise InputError(f"num_heads is {num_heads}; accepted: a divisor of {embed_dim}")
         if not mlp_ratio * embed_dim >= 1:
             raise InputError(f"mlp_ratio is {mlp_ratio}; accepted: above 0")
         if num_classes < 0:
