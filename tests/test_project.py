@@ -13,6 +13,7 @@ from conftest import ROOT
 
 import uvit_lit
 from uvit_lit.cli import train
+from uvit_lit.cli.config import DEFAULT_CONFIG
 
 PUBLISHED = {
     "cifar10_uvit_small": 44_255_328,
@@ -29,7 +30,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 def test_a_configuration_is_complete_and_says_what_to_expect(path):
     """Each names every option of the model and the data, and its header a command and a result."""
     config = yaml.safe_load(path.read_text())
-    tiny = yaml.safe_load(train.DEFAULT_CONFIG.read_text())
+    tiny = yaml.safe_load(DEFAULT_CONFIG.read_text())
     for section in tiny:
         assert config.keys() == tiny.keys()
         if isinstance(tiny[section], dict):

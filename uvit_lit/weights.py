@@ -23,7 +23,7 @@ from uvit_lit.diffusion import PREDICTIONS, SCHEDULES, Denoiser
 from uvit_lit.errors import InputError, shorten
 from uvit_lit.files import write, write_torch
 from uvit_lit.filters import MAX_FREQUENCY, PROTOTYPES
-from uvit_lit.uvit import UViT
+from uvit_lit.uvit import UViT, check_memory
 
 CIFAR10 = [
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
@@ -257,6 +257,7 @@ def resize_positions(weights: Weights, img_size: int) -> None:
     if img_size < patch or img_size % patch:
         raise InputError(f"img_size is {img_size}; accepted: a positive multiple of {patch}")
     old, new = weights.arguments["img_size"] // patch, img_size // patch
+    check_memory(new**2 * weights.arguments["embed_dim"])
     positions = weights.tensors["pos_embed"]
     prefix, patches = positions[:, : -(old**2)], positions[:, -(old**2) :]
     grid = patches.float().transpose(1, 2).unflatten(2, (old, old))
