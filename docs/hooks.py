@@ -62,7 +62,8 @@ def options() -> Iterator[str]:
 
 def train_options() -> Iterator[str]:
     """Markdown of the options of train, with the defaults of the default configuration."""
-    from uvit_lit.cli.train import DEFAULT_CONFIGS, TrainCLI
+    from uvit_lit.cli.config import default_config
+    from uvit_lit.cli.train import TrainCLI
 
     class Found(Exception):
         """The parser is built."""
@@ -75,7 +76,7 @@ def train_options() -> Iterator[str]:
         ParserOnly("uvit", run=False, auto_configure_optimizers=False)
     except Found as found:
         parser = found.args[0]
-    defaults = yaml.safe_load(DEFAULT_CONFIGS["uvit"].read_text())
+    defaults = yaml.safe_load(default_config("uvit").read_text())
     rows: dict[str, list[str]] = {prefix: [] for prefix in TRAIN_GROUPS}
     for action in parser._actions:
         prefix, _, name = action.dest.rpartition(".")

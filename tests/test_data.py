@@ -1,18 +1,25 @@
 """Order, flips, folders, shapes and data sets of one's own."""
 
 import itertools
+import os
+import resource
+import struct
+import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, make_folder
 from PIL import Image
 
 from uvit_lit.data.datamodule import ImageData, TrainBatches, ValidationBatches
-from uvit_lit.data.folder import Images, load_folder
+from uvit_lit.data.folder import Images, load_folder, try_decode
 from uvit_lit.data.own import load_dataset
 from uvit_lit.data.shapes import CLASSES, draw_shapes
 from uvit_lit.errors import InputError
+from uvit_lit.files import write, write_png, write_torch
 
 
 def numbered(count):
@@ -93,6 +100,19 @@ def test_validation_covers_every_image_once(world_size):
         for i in indices(batch)
     ]
     assert sorted(seen) == list(range(11))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_a_limit_on_the_validation_counts_all_devices(world_size):
+    seen = [
+        i
+        for rank in range(world_size)
+        for batch in ValidationBatches(numbered(40), 4, 0, rank, world_size, limit=6)
+        for i in indices(batch)
+    ]
+    alone = [i for b in ValidationBatches(numbered(40), 4, 0, limit=6) for i in indices(b)]
+    assert sorted(seen) == sorted(alone)
+    assert len(alone) == 24
 
 
 def test_a_part_of_the_validation_images_has_all_classes():
@@ -355,3 +375,159 @@ def test_a_module_that_is_missing_is_named_but_not_what_it_lacks_itself(pictures
     (tmp_path / "my_broken.py").write_text("import nothing_here")
     with pytest.raises(ModuleNotFoundError):
         load_dataset("my_broken:train")
+
+
+def decoded(path, size=16):
+    """What a folder makes of an image: (3, size, size) uint8."""
+    pixels, error = try_decode(path, size)
+    assert not error
+    return pixels
+
+
+def test_sixteen_bits_and_real_numbers_keep_their_brightness(tmp_path):
+    """Of a grey ramp the 8-bit image is rounded."""
+    ramp = np.linspace(0, 1, 256).reshape(16, 16)
+    Image.fromarray((ramp * 255).round().astype(np.uint8)).save(tmp_path / "8.png")
+    Image.fromarray((ramp * 65535).round().astype(np.uint16)).save(tmp_path / "16.png")
+    Image.fromarray((ramp * 65535).round().astype(np.int32)).save(tmp_path / "32.tif")
+    Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "float.tif")
+    expected = decoded(tmp_path / "8.png")
+    assert expected.max() == 255
+    for name in ("16.png", "32.tif", "float.tif"):
+        assert np.abs(decoded(tmp_path / name).astype(int) - expected).max() <= 1, name
+    Image.fromarray((ramp * 300).astype(np.float32)).save(tmp_path / "large.tif")
+    assert "numbers outside 0 to 1" in try_decode(tmp_path / "large.tif", 16)[1]
+
+
+def test_an_image_is_turned_as_its_camera_says(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[274] = 6  # Orientation: the top is on the right
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(decoded(tmp_path / "turned.png"), np.rot90(pixels, -1).transpose(2, 0, 1))
+
+
+def huge_png(side):
+    """A PNG file of a few bytes that says it has side x side pixels."""
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(1000))), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_giants_and_pipes_are_left_out_at_once(tmp_path):
+    for name, side in (("giant.png", 2**31 - 1), ("large.png", 10_000)):
+        (tmp_path / name).write_bytes(huge_png(side))
+        assert "not a readable image" in try_decode(tmp_path / name, 16)[1]
+    os.mkfifo(tmp_path / "pipe.png")
+    assert "no file" in try_decode(tmp_path / "pipe.png", 16)[1]
+
+
+def test_names_that_are_no_utf8(tmp_path):
+    folder = make_folder(tmp_path / "images") / "train"
+    (folder / "cat").rename(os.fsdecode(bytes(folder) + b"/caf\xe9"))
+    images = load_folder(folder, 16, tmp_path / "cache")
+    assert len(images.pixels) == 24
+    assert images.class_names == [os.fsdecode(b"caf\xe9"), "ship"]
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "text", "other", "short", "lies"])
+def test_a_damaged_cache_is_built_anew(folder, tmp_path, damage):
+    first = load_folder(folder / "train", 16, tmp_path / "cache").pixels
+    (stored,) = (tmp_path / "cache").iterdir()
+    content = stored.read_bytes()
+    if damage == "other":
+        np.savez(stored, a=np.zeros(3))
+    elif damage == "short":
+        np.savez(stored, pixels=first[1:].numpy(), errors=np.array([""] * 24))
+    elif damage == "lies":
+        place = content.index(b"(24, 3, 16, 16)")
+        stored.write_bytes(content[:place] + b"(24, 3, 16, 99)" + content[place + 15 :])
+    else:
+        middle = len(content) // 2
+        stored.write_bytes({
+            "empty": b"", "cut": content[:middle], "text": b"hello",
+            "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+        }[damage])  # fmt: skip
+    again = load_folder(folder / "train", 16, tmp_path / "cache").pixels
+    assert torch.equal(first, again)
+    assert stored.read_bytes()[:2] == b"PK"
+    assert torch.equal(load_folder(folder / "train", 16, tmp_path / "cache").pixels, first)
+
+
+WRITES = """
+import os, sys, time
+from pathlib import Path
+from uvit_lit.files import replacing
+with replacing(Path(sys.argv[1])) as file:
+    file.write(b"half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_process_left_goes_and_what_another_writes_stays(tmp_path):
+    command = [sys.executable, "-c", WRITES, str(tmp_path / "a.npz")]
+    killed, alive = (subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) for _ in range(2))
+    for process in (killed, alive):
+        process.stdout.readline()
+    killed.kill()
+    killed.wait()
+    assert len(list(tmp_path.iterdir())) == 2
+    write(tmp_path / "b.npz", b"whole")
+    (partial,) = tmp_path.glob("*.partial")
+    assert str(alive.pid) in partial.name
+    alive.kill()
+    alive.wait()
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    """A limit on the size of files stands for it."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        for action in (
+            lambda: write(tmp_path / "a.bin", bytes(100_000)),
+            lambda: write_png(tmp_path / "a.png", np.random.default_rng(0).integers(
+                0, 256, (200, 200, 3), dtype=np.uint8), {}),
+            lambda: write_torch(tmp_path / "a.pt", torch.zeros(100_000)),
+        ):  # fmt: skip
+            with pytest.raises(OSError, match=r"a\.(bin|png|pt)"):
+                action()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+RESERVES = """
+import sys
+from pathlib import Path
+from uvit_lit.files import free_stem, write
+sys.stdin.readline()
+for k in range(40):
+    stem = free_stem(Path(sys.argv[1]), "image")
+    write(stem.with_name(stem.name + ".png"), sys.argv[2].encode())
+    write(stem.with_name(stem.name + ".json"), sys.argv[2].encode())
+free_stem(Path(sys.argv[1]), "image")
+"""
+
+
+def test_two_processes_never_take_the_same_name(tmp_path):
+    processes = [
+        subprocess.Popen([sys.executable, "-c", RESERVES, str(tmp_path), name], cwd=ROOT,
+                         stdin=subprocess.PIPE)
+        for name in "ab"
+    ]  # fmt: skip
+    for process in processes:
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    assert [process.wait(60) for process in processes] == [0, 0]
+    pictures, texts = (sorted(tmp_path.glob(f"*.{end}")) for end in ("png", "json"))
+    assert [p.stem for p in pictures] == [p.stem for p in texts]
+    assert [p.read_text() for p in pictures] == [p.read_text() for p in texts]
+    assert sorted(p.read_text() for p in pictures) == ["a"] * 40 + ["b"] * 40

@@ -3,6 +3,8 @@
 import json
 import math
 import pickle
+import re
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -325,7 +327,7 @@ def test_the_reference_is_built_once(run, tmp_path, monkeypatch):
         (["--s", "-1"], "s is -1.0"),
         (["--metrics", "detail", "--save_stats", "x.npz"], "save_stats are of no use"),
         (["--metrics", "precision_recall", "--n", "3"], "n is 3; accepted"),
-        (["--features", "math:pi"], "features math:pi fail on"),
+        (["--features", "math:pi"], "features math:pi are a float"),
         (["--stats", __file__], "cannot be read"),
         (["--metrics", "classes,fid", "--stats", "x.npz"], "stats has no images with classes"),
         (["--metrics", "classes", "--data", "shapes"], "the model has the classes cat, ship, the"),
@@ -436,3 +438,75 @@ def test_features_of_a_wrong_shape_are_refused():
     with pytest.raises(ValueError, match="accepted: \\(images, features\\)"):
         Features("flat", lambda images: images.float().mean(dim=(1, 2, 3)), CPU)
     assert math.isnan(distances(vectors(10), vectors(1), ["fid"])["fid"])
+
+
+def forged(path, shape):
+    """An npz file of a few bytes whose mu says it has this shape."""
+    header = str({"descr": "<f8", "fortran_order": False, "shape": shape}).encode() + b"\n"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(48)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("mu.npy", content)
+        archive.writestr("sigma.npy", content)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"sigma": -np.eye(6)}, "sigma has the eigenvalue -1, so it is no covariance"),
+        ({"sigma": np.triu(np.ones((6, 6)))}, "sigma is not symmetric"),
+        ({"sigma": np.eye(5)}, "(6,), (5, 5), (0, 6), which do not fit each other"),
+        ({"mu": np.zeros((6, 1))}, "which do not fit each other"),
+        ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, "which do not fit each other"),
+        ({"mu": np.zeros(6) + 1j}, "mu has other than finite real numbers"),
+        ({"mu": np.full(6, np.nan)}, "mu has other than finite real numbers"),
+        ({"mu": np.array(["a"] * 6)}, "mu has other than finite real numbers"),
+        ({"features": np.full((9, 6), np.inf)}, "features has other than finite"),
+        ({"features": np.zeros((9, 5))}, "(9, 5), which do not fit each other"),
+        ({"features": np.zeros(6)}, "which do not fit each other"),
+        ({"features": np.array([None] * 6)}, "cannot be read"),
+        ((10**14,), "mu is larger than the file"),
+        ((2**62, 4), "mu is larger than the file"),
+        ((-1,), "cannot be read"),
+    ],
+    ids=str,
+)
+def test_statistics_that_cannot_be_are_refused(tmp_path, arrays, message):
+    path = tmp_path / "stats.npz"
+    if isinstance(arrays, tuple):
+        forged(path, arrays)
+    else:
+        np.savez(path, **{"mu": np.zeros(6), "sigma": np.eye(6), **arrays})
+    with pytest.raises(InputError, match=re.escape(message)):
+        Reference.read(path)
+
+
+def test_statistics_of_fewer_images_than_features_are_taken(tmp_path):
+    """Their covariance is singular, and rounding gives it eigenvalues a little below 0."""
+    features = vectors(10, size=40)
+    path = tmp_path / "stats.npz"
+    np.savez_compressed(path, mu=features.mean(0).numpy(), sigma=np.cov(features.T).astype("f4"))
+    assert Reference.read(path).sigma.shape == (40, 40)
+
+
+def not_finite(images):
+    """Features that are none."""
+    return torch.full((len(images), 4), torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("torch.nn:Linear", "are a class that needs arguments"),
+        ("..x:y", "relative to nothing; accepted: inception"),
+        (":y", "accepted: inception"),
+        ("math:pi", "are a float; accepted: a function"),
+        ("math:sqrt", "fail on (2, 3, 32, 32) uint8"),
+        ("torch.nn:Identity", "give shape (2, 3, 32, 32)"),
+        ("test_evaluate:not_finite", "of a black image are not finite"),
+        ("gone:x", "No module named 'gone'"),
+        ("", "accepted: inception"),
+    ],
+)
+def test_features_of_a_wrong_kind_are_refused(name, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        load_features(name, CPU)

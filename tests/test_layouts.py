@@ -4,8 +4,11 @@ import json
 import math
 import pickle
 import re
+import resource
 import shutil
+import struct
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +22,7 @@ from uvit_lit import model as checkpoint
 from uvit_lit.cli.export import main as export_main
 from uvit_lit.cli.sample import main as sample_main
 from uvit_lit.cli.sweep import main as sweep_main
-from uvit_lit.model import complete
+from uvit_lit.model import complete, find_checkpoint
 from uvit_lit.skips import SkipSettings
 from uvit_lit.training.module import DiffusionModule
 from uvit_lit.uvit import UViT
@@ -340,7 +343,7 @@ def bad(official, tmp_path):
         ("names.safetensors", "does not say its architecture"),
         ("other.safetensors", "it lacks patch_embed.proj.weight"),
         ("text.ckpt", "'a' is a str"),
-        ("lost.ckpt", "pos_embed is missing"),
+        ("lost.ckpt", "it lacks pos_embed"),
         ("half.ckpt", "damaged"),
         ("empty.ckpt", "damaged"),
         ("hello.ckpt", "damaged"),
@@ -359,9 +362,198 @@ def test_a_bad_file_is_one_line_and_nothing_is_executed(bad, tmp_path, capsys, n
     assert not out.exists()
 
 
+@pytest.fixture
+def small(tmp_path):
+    """A small model as a checkpoint and as safetensors, by suffix."""
+    torch.manual_seed(0)
+    sizes = {"img_size": 8, "embed_dim": 32, "num_heads": 2, "depth": 2, "num_classes": 2}
+    save(DiffusionModule(**sizes), tmp_path / "model.ckpt", ["cat", "ship"])
+    export_main([str(tmp_path / "model.safetensors"), "--ckpt", str(tmp_path / "model.ckpt")])
+    return {path.suffix: path for path in tmp_path.iterdir()}
+
+
+def read(path):
+    """Metadata and tensors of a .safetensors file."""
+    with safe_open(path, framework="pt") as file:
+        return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        ("arguments", {"embed_dim": 32.0}, "embed_dim is 32.0; accepted: of type int"),
+        ("arguments", {"embed_dim": 10**9}, "embed_dim is 1000000000; accepted: 32, as"),
+        ("arguments", {"embed_dim": HUGE}, "embed_dim is a huge number; accepted: 32"),
+        ("arguments", {"depth": 10**9}, "depth is 1000000000; accepted: 2, as"),
+        ("arguments", {"img_size": 65536}, "img_size is 65536; accepted: 8, as"),
+        ("arguments", {"num_heads": 0}, "num_heads is 0; accepted: a divisor of 32"),
+        ("arguments", {"num_heads": True}, "num_heads is True; accepted: of type int"),
+        ("arguments", {"mlp_ratio": 1e300}, "mlp_ratio is 1e+300; accepted: 4, as"),
+        ("arguments", {"mlp_ratio": float("nan")}, "mlp_ratio is nan; accepted: of type float"),
+        ("arguments", {"num_classes": -1}, "num_classes is -1; accepted: 2, as"),
+        ("arguments", {"skip": {"filter": ["step"]}}, "skip.filter is a list; accepted: of type"),
+        ("arguments", {"skip": {"s": -1, "filter": "step"}}, "s is -1"),
+        ("schedule", {}, "schedule is a dict; accepted: vp"),
+        ("prediction", "score", "prediction is 'score'; accepted: eps"),
+        ("class_names", "ab", "class_names is 'ab'; accepted: a list of texts"),
+        ("can_guide", 1, "can_guide is 1; accepted: true or false"),
+        ("step", -1, "step is -1; accepted: a number of steps"),
+        ("data", {"name": 3}, "data.name is 3; accepted: a text"),
+        ("skips", 3, "skips is 3; accepted: a text"),
+        ("tail", 3, "does not say its architecture"),
+    ],
+)
+def test_a_card_that_lies_is_one_line(small, tmp_path, capsys, where, value, message):
+    metadata, tensors = read(small[".safetensors"])
+    card = json.loads(metadata["uvit_lit"])
+    card[where] = card["arguments"] | value if where == "arguments" else value
+    save_file(tensors, tmp_path / "lies.safetensors", {"uvit_lit": json.dumps(card)})
+    command = ["--ckpt", str(tmp_path / "lies.safetensors"), "--out", str(tmp_path / "out")]
+    status, line = error_line(capsys, sample_main, command)
+    assert (status, message in line) == (2, True), line
+
+
+@pytest.mark.parametrize("card", ["null", "[]", "3", '"text"', "{", "[" * 100_000, "9" * 5000])
+def test_a_card_that_is_none_is_one_line(small, tmp_path, capsys, card):
+    _, tensors = read(small[".safetensors"])
+    save_file(tensors, tmp_path / "lies.safetensors", {"uvit_lit": card})
+    status, line = error_line(capsys, sample_main, ["--ckpt", str(tmp_path / "lies.safetensors")])
+    assert (status, "does not say its architecture" in line) == (2, True)
+
+
+def nested():
+    """Lists in lists that take 2^60 characters to write down."""
+    value = []
+    for _ in range(60):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hyper_parameters": None}, "was not written by train.py"),
+        ({"hyper_parameters": [1]}, "was not written by train.py"),
+        ({"state_dict": None}, "is no state dict"),
+        ({"global_step": "7"}, "step is '7'"),
+        ({"global_step": 10**100}, "step is a huge number"),
+        ({"ImageData": {"class_names": [1, 2]}}, "class_names is a list"),
+        ({"ImageData": []}, "was not written by train.py"),
+        ({"datamodule_hyper_parameters": {"name": nested()}}, "data.name is a list"),
+    ],
+    ids=[
+        "no hyper-parameters",
+        "a list",
+        "no tensors",
+        "text",
+        "huge",
+        "numbers",
+        "other",
+        "nested",
+    ],
+)
+def test_a_checkpoint_of_wrong_types_is_one_line(small, tmp_path, capsys, change, message):
+    content = torch.load(small[".ckpt"], weights_only=True)
+    torch.save({**content, **change}, tmp_path / "lies.ckpt")
+    status, line = error_line(capsys, sample_main, ["--ckpt", str(tmp_path / "lies.ckpt")])
+    assert (status, message in line) == (2, True), line
+
+
+TERA = 2**38
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.zeros(1).expand(1, TERA, 32), "pos_embed' is larger than its numbers"),
+        (torch.zeros(1, 0, 32), "it lacks pos_embed"),
+        (torch.tensor(1.0), "it lacks pos_embed"),
+        (torch.zeros(1, 17, 32, dtype=torch.int64), "pos_embed' is torch.int64"),
+        (torch.zeros(1, 17, 32).to_sparse(), "torch.sparse_coo"),
+        (torch.zeros(1, 17, 32, device="meta"), "on meta"),
+        (torch.full((1, 18, 32), torch.inf), "pos_embed is not finite"),
+        (torch.zeros(1, 19, 32), "pos_embed is (1, 19, 32) instead of (1, 18, 32)"),
+    ],
+    ids=["stride 0", "empty", "no axes", "integers", "sparse", "meta", "infinite", "shape"],
+)
+def test_a_tensor_that_lies_is_one_line(small, tmp_path, capsys, tensor, message):
+    content = torch.load(small[".ckpt"], weights_only=True)
+    content["state_dict"]["denoiser.backbone.pos_embed"] = tensor
+    torch.save(content, tmp_path / "lies.ckpt")
+    status, line = error_line(capsys, sample_main, ["--ckpt", str(tmp_path / "lies.ckpt")])
+    assert (status, message in line) == (2, True), line
+
+
+def header(size, **tensors):
+    """A .safetensors file that says its header has this size."""
+    text = json.dumps(tensors).encode()
+    return struct.pack("<Q", len(text) if size is None else size) + text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header(2**40),
+        header(2**64 - 1),
+        header(None, pos_embed={"dtype": "F32", "shape": [TERA], "data_offsets": [0, 4 * TERA]}),
+        header(None, pos_embed={"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 0]}),
+        header(None, pos_embed={"dtype": "F32", "shape": [1], "data_offsets": [2**63, 2**63 + 4]}),
+    ],
+    ids=["a terabyte", "all", "of a tensor", "overflow", "offset"],
+)
+def test_a_forged_header_takes_neither_memory_nor_time(tmp_path, capsys, content):
+    (tmp_path / "forged.safetensors").write_bytes(content)
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    try:
+        room = pages * resource.getpagesize() + 2**29
+        resource.setrlimit(resource.RLIMIT_AS, (room, limits[1]))
+        command = ["--ckpt", str(tmp_path / "forged.safetensors")]
+        status, line = error_line(capsys, sample_main, command)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert (status, "it is damaged" in line) == (2, True)
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_a_flipped_bit_in_a_tensor_is_noticed(small, capsys, suffix):
+    path = small[suffix]
+    load_model(path)
+    content = bytearray(path.read_bytes())
+    value = load_model(path).denoiser.backbone.mid_block.attn.qkv.weight.detach()
+    place = content.find(value.numpy().tobytes()) + 1001  # in the fraction of a number
+    content[place] ^= 1
+    path.write_bytes(content)
+    status, line = error_line(capsys, sample_main, ["--ckpt", str(path)])
+    assert (status, "damaged" in line) == (2, True)
+
+
+def test_the_checksum_covers_the_card_and_old_files_without_one_load(small, capsys):
+    path = small[".safetensors"]
+    metadata, tensors = read(path)
+    save_file(tensors, path, {"uvit_lit": metadata["uvit_lit"]})
+    load_model(path)
+    changed = metadata["uvit_lit"].replace('"cutoff": 0.3', '"cutoff": 0.4')
+    assert changed != metadata["uvit_lit"]
+    save_file(tensors, path, {**metadata, "uvit_lit": changed})
+    status, line = error_line(capsys, sample_main, ["--ckpt", str(path)])
+    assert (status, "its checksum is another" in line) == (2, True)
+
+
+def test_a_bomb_in_a_checkpoint_is_refused(small, tmp_path, capsys):
+    path = tmp_path / "bomb.ckpt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(2**24))
+    status, line = error_line(capsys, sample_main, ["--ckpt", str(path)])
+    assert (status, "damaged" in line) == (2, True)
+
+
 def test_a_bad_file_does_not_start_a_run_of_another_size(bad, tmp_path):
     sizes = {"img_size": 16, "embed_dim": 32, "num_heads": 2, "depth": 2}
-    with pytest.raises(ValueError, match="pos_embed is missing"):
+    with pytest.raises(ValueError, match="it lacks pos_embed"):
         DiffusionModule(**sizes, init_from=str(tmp_path / "lost.ckpt"))
 
 
@@ -370,7 +562,7 @@ def test_a_bad_file_does_not_start_a_run_of_another_size(bad, tmp_path):
     [
         (["--img_size", "9"], "img_size is 9; accepted: a positive multiple of 2"),
         (["--schedule", "edm"], "schedule is 'edm'; accepted: vp"),
-        (["--num_heads", "7"], "accepted: a positive multiple of 7"),
+        (["--num_heads", "7"], "num_heads is 7; accepted: a divisor of 512"),
     ],
 )
 def test_wrong_options_of_official_weights(official, capsys, arguments, message):
@@ -498,6 +690,7 @@ def test_push_to_hub_and_download(trained, tmp_path, capsys, monkeypatch):
     assert "huggingface.co/user/name" in capsys.readouterr().out
     assert "KID 0.2" in (hub / "README.md").read_text()
     fetched = []
+    monkeypatch.setattr(checkpoint, "get_hf_file_metadata", lambda *_, **__: None)
     monkeypatch.setattr(checkpoint, "hf_hub_download",
                         lambda name, file, **_: fetched.append(name) or hub / file)  # fmt: skip
     assert load_model("hf://user/name").step == 8
@@ -517,12 +710,35 @@ def test_the_name_of_a_model_of_the_hub(trained, tmp_path):
 
 
 def test_no_network_for_the_hub(capsys, tmp_path, monkeypatch):
+    asked = []
+
     def offline(*_, **__):
+        asked.append(1)
         raise OSError("no network")
 
+    monkeypatch.setattr(checkpoint, "get_hf_file_metadata", offline)
     monkeypatch.setattr(checkpoint, "hf_hub_download", offline)
     status, line = error_line(capsys, sample_main, ["--ckpt", "hf://user/name"])
     assert (status, line) == (1, "error: hf://user/name: no network")
+    assert len(asked) == 1
+
+
+def test_without_a_network_the_weights_of_last_time_serve(capsys, tmp_path, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    (tmp_path / "model.safetensors").touch()
+    monkeypatch.setattr(checkpoint, "get_hf_file_metadata", offline)
+    stored = str(tmp_path / "model.safetensors")
+    monkeypatch.setattr(checkpoint, "try_to_load_from_cache", lambda *_: stored)
+    assert str(find_checkpoint("hf://user/name")) == stored
+
+
+@pytest.mark.parametrize("name", ["", "a", "a/b/c", "a b/c", "../up", "user/na--me", "user/x.git"])
+def test_a_wrong_name_on_the_hub_is_refused_before_the_network(capsys, monkeypatch, name):
+    monkeypatch.setattr(checkpoint, "get_hf_file_metadata", None)
+    status, line = error_line(capsys, sample_main, ["--ckpt", f"hf://{name}"])
+    assert (status, "accepted: hf://user/name" in line) == (2, True)
 
 
 def test_no_network_for_an_export(trained, capsys, monkeypatch):

@@ -18,6 +18,7 @@ from scipy import signal
 
 import uvit_lit
 from uvit_lit.cli import train
+from uvit_lit.cli.config import default_config
 from uvit_lit.skips import SkipSettings
 from uvit_lit.training.module import DiffusionModule
 from uvit_lit.weights import BACKBONES
@@ -37,7 +38,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 def test_a_configuration_is_complete_and_says_what_to_expect(path):
     """Each names every option of the model and the data, and its header a command and a result."""
     config = yaml.safe_load(path.read_text())
-    tiny = yaml.safe_load(train.DEFAULT_CONFIGS[config["backbone"]].read_text())
+    tiny = yaml.safe_load(default_config(config["backbone"]).read_text())
     for section in tiny:
         assert config.keys() == tiny.keys()
         if isinstance(tiny[section], dict):
@@ -94,7 +95,7 @@ COMMANDS = [
 @pytest.mark.parametrize("backbone", ["uvit", "unet"])
 def test_a_configuration_names_every_option(backbone, monkeypatch):
     """Those of the model and of the skips, whichever network."""
-    config = yaml.safe_load(train.DEFAULT_CONFIGS[backbone].read_text())
+    config = yaml.safe_load(default_config(backbone).read_text())
     names = {*inspect.signature(BACKBONES[backbone]).parameters}
     names |= {*inspect.signature(DiffusionModule).parameters}
     assert config["model"].keys() == names - {"skip", "backbone", "network"}
@@ -119,6 +120,7 @@ def test_a_command_of_the_docs_is_accepted(command, monkeypatch):
     elif program == "train.py":
         for module in ("uvit_lit.cli.train", "uvit_lit.training.module"):  # PATH
             monkeypatch.setattr(f"{module}.find_checkpoint", lambda path, *_: Path(path))
+        monkeypatch.setattr("uvit_lit.cli.train.check_newest", lambda *_: None)
         monkeypatch.setattr("uvit_lit.training.module.initialise", lambda *_: None)
         build(monkeypatch, arguments)
     else:

@@ -3,17 +3,19 @@
 import os
 import random
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, error_line, train_arguments
+from conftest import ROOT, error_line, make_folder, train_arguments
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import FSDPStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -215,7 +217,7 @@ def test_the_average_follows_its_formula(warmup):
     expected = 1.0  # the first update copies
     for n in range(12):
         module.weight.data.fill_(n + 1)
-        average._average_model.update_parameters(module)
+        average.update(module)
         decay = min(0.5, (1 + n) / (10 + n)) if warmup else 0.5
         expected += (n + 1 - expected) * (1 - decay) if n else 0.0
         assert float(average._average_model.module.weight) == pytest.approx(expected)
@@ -384,6 +386,215 @@ def test_what_the_checkpoint_decides_cannot_change_on_resuming(folder, capsys):
         assert message in line
 
 
+def failure(capsys, folder, steps, **options):
+    """Status and the one line of a run that must fail."""
+    arguments = train_arguments(folder, trainer__max_steps=steps, **options)
+    return error_line(capsys, train.main, arguments)
+
+
+def snapshot(directory):
+    """Content of all files below a directory."""
+    return {p: p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
+
+
+def test_last_never_goes_on_with_another_run(folder, capsys):
+    """A finished run, and another that was killed before its first checkpoint."""
+    path = run(folder, 3, "one")
+    other = path.parents[2] / "version_1"
+    other.mkdir()
+    before = snapshot(folder.parent / "runs")
+    os.utime(other, (time.time() + 10, time.time() + 10))
+    name = {"trainer.logger.init_args.name": "one"}
+    status, line = failure(capsys, folder, 6, ckpt_path="last", **name)
+    assert (status, f"{other} has no checkpoint yet" in line, str(path) in line) == (2, True, True)
+    other.rmdir()
+    for option, value in (("data.batch_size", 3), ("ema.decay", 0.5), 
+                          ("seed_everything", 7), ("trainer.gradient_clip_val", 3.0),
+                          ("model.warmup_steps", 1)):  # fmt: skip
+        status, line = failure(capsys, folder, 6, ckpt_path="last", **name, **{option: value})
+        assert (status, f"error: {option} is {value} here and" in line) == (2, True), line
+    assert snapshot(folder.parent / "runs") == before
+    run(folder, 4, "one", ckpt_path=path, **{"data.batch_size": 3})
+    assert load(path)["global_step"] == 4
+
+
+def test_a_finished_run_says_so_and_stays(folder, capsys):
+    path = run(folder, 3, "one")
+    before = snapshot(folder.parent / "runs")
+    for name in ("last", path):
+        run(folder, 3, "one", ckpt_path=name)
+        assert (
+            f"note: {path} is already at step 3; trainer.max_steps is 3" in capsys.readouterr().err
+        )
+    assert snapshot(folder.parent / "runs") == before
+
+
+def change(content, place, value):
+    """Put a value at a place of a nested structure; of None take the entry away."""
+    *parents, last = place
+    for key in parents:
+        content = content[key]
+    if value is None:
+        del content[last]
+    else:
+        content[last] = value
+
+
+STEPS = ("loops", "fit_loop", "epoch_loop.automatic_optimization.optim_progress", "optimizer",
+         "step", "total", "completed")  # fmt: skip
+WEIGHT = "denoiser.backbone.norm.weight"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (["optimizer_states"], None, "optimizer_states is missing"),
+        (["optimizer_states"], [], "optimizer_states is a list"),
+        (["optimizer_states", 0, "state", 3], None, "optimizer_states.0.state.3 is missing"),
+        (["optimizer_states", 0, "state", 3, "momentum"], torch.zeros(2), "3.momentum is a Te"),
+        (["optimizer_states", 0, "param_groups", 0, "lr"], "0.1", "param_groups.0.lr is '0.1'"),
+        (["lr_schedulers"], None, "lr_schedulers is missing"),
+        (["lr_schedulers", 0, "last_epoch"], "x", "last_epoch is 'x'"),
+        (["callbacks"], None, "callbacks is missing"),
+        (["callbacks", "MovingAverage", "latest_update_step"], 2, "its MovingAverage of 2"),
+        (["loops"], None, "loops is missing"),
+        (["loops", "fit_loop"], {}, "loops.fit_loop.state_dict is missing"),
+        (STEPS, 2, "it is of step 3, its loops of 2"),
+        (STEPS, -1, "completed is -1"),
+        (["global_step"], "3", "global_step is '3'"),
+        (["averaging_state", "n_averaged"], torch.tensor(0.5), "n_averaged is a Tensor, not of"),
+        (["state_dict", WEIGHT], torch.full((32,), torch.nan), f"{WEIGHT} is not finite"),
+        (["current_model_state", WEIGHT], torch.full((32,), torch.inf), f"{WEIGHT} is not finite"),
+        (["current_model_state"], None, "current_model_state is missing"),
+        (["state_dict", WEIGHT], None, f"{WEIGHT} is missing"),
+        (["pytorch-lightning_version"], "new", "it names no version"),
+        (["hyper_parameters"], [1], "was not written by train.py"),
+        (["hyper_parameters", "lr"], torch.zeros(3), "lr is 0.001 here and a Tensor"),
+        (["datamodule_hyper_parameters"], "x", "was not written by train.py"),
+    ],
+    ids=lambda value: ".".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_a_damaged_checkpoint_is_refused_before_anything_is_written(
+    folder, trained_alike, tmp_path, capsys, place, value, message
+):
+    content = load(trained_alike)
+    change(content, place, value)
+    torch.save(content, tmp_path / "damaged.ckpt")
+    status, line = failure(capsys, folder, 6, ckpt_path=tmp_path / "damaged.ckpt")
+    assert (status, message in line) == (2, True), line
+    assert not (folder.parent / "runs").exists()
+
+
+@pytest.fixture(scope="module")
+def trained_alike(tmp_path_factory):
+    """Checkpoint of three steps of a run like those of the tests here."""
+    folder = make_folder(tmp_path_factory.mktemp("alike") / "images")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py"])
+        return run(folder, 3, "one")
+
+
+def at_step(monkeypatch, step, action):
+    """Do something in a training step, once."""
+    original = DiffusionModule.training_step
+
+    def step_and_act(self, *arguments):
+        if self.trainer.global_step == step - 1:
+            action(self)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(DiffusionModule, "training_step", step_and_act)
+
+
+def resumed(line):
+    """Arguments of the command that a line offers."""
+    return shlex.split(line.partition("to go on: ")[2])[2:]
+
+
+def test_a_terminated_run_saves_and_goes_on_to_the_same_bits(folder, capsys, monkeypatch):
+    whole = load(run(folder, 7, "whole"))
+    with monkeypatch.context() as patch:
+        at_step(patch, 5, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        name = {"trainer.logger.init_args.name": "parts"}
+        status, line = failure(capsys, folder, 7, **name)
+    assert (status, "terminated at step 5; step 5 is saved" in line) == (143, True), line
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    train.main(resumed(line))
+    path = folder.parent / "runs" / "parts" / "version_0" / "checkpoints" / "last.ckpt"
+    assert differences(whole, load(path)) == []
+
+
+def test_ctrl_c_is_one_line(folder, capsys, monkeypatch):
+    at_step(monkeypatch, 5, lambda _: os.kill(os.getpid(), signal.SIGINT))
+    status, line = failure(capsys, folder, 7, **{"checkpoints.every_n_steps": 2})
+    assert (status, "interrupted at step 4; step 4 is saved; to go on: " in line) == (130, True)
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    train.main(resumed(line))
+
+
+@pytest.mark.parametrize("what", ["loss", "weights"])
+def test_numbers_that_go_wrong_stop_the_run_and_keep_the_last_good_checkpoint(
+    folder, capsys, monkeypatch, what
+):
+    def spoil(module):
+        if what == "weights":
+            module.denoiser.backbone.long_skips.requires_grad_(False)
+            with torch.no_grad():  # of no use to the loss of this step
+                module.denoiser.backbone.label_emb.weight[1] = torch.nan
+        else:
+            module.velocity = module.denoiser.velocity_weight
+            module.denoiser.velocity_weight = lambda t: module.velocity(t) * torch.nan
+
+    at_step(monkeypatch, 5, spoil)
+    options = {"checkpoints.every_n_steps": 2, "trainer.log_every_n_steps": 100,
+               "samples.every_n_steps": 100, "model.class_dropout": 0.0}  # fmt: skip
+    status, line = failure(capsys, folder, 20, **options)
+    assert status == 1
+    assert "training diverged: the loss is not finite at step" in line
+    assert "step 4 is saved; to go on: python train.py" in line
+    path = folder.parent / "runs" / "tiny" / "version_0" / "checkpoints" / "last.ckpt"
+    content = load(path)
+    assert content["global_step"] == 4
+    assert all(v.isfinite().all() for v in content["current_model_state"].values())
+
+
+def test_the_moving_average_follows_the_model_to_its_device():
+    """Its count stays on the CPU, where no step has to wait for it."""
+    module = DiffusionModule(**SMALL)
+    average = MovingAverage()
+    average.setup(None, module, "fit")
+    average.on_fit_start(None, module.to("meta"))
+    assert {p.device.type for p in average._average_model.module.parameters()} == {"meta"}
+    assert average._average_model.n_averaged.device.type == "cpu"
+    average.update(module)
+    assert int(average._average_model.n_averaged) == 1
+
+
+def test_no_step_asks_the_device_for_a_number(folder, monkeypatch):
+    """Between two logged steps nothing turns a tensor into a number, which waits for a device.
+
+    But the optimiser its own counts, which are on the CPU.
+    """
+    asked = []
+    original = torch.Tensor.item
+    monkeypatch.setattr(torch.Tensor, "item", lambda x: asked.append(id(x)) or original(x))
+    counts = {}
+    training_step = DiffusionModule.training_step
+
+    def count(self, *arguments):
+        own = {id(state["step"]) for state in self.optimizers().optimizer.state.values()}
+        counts[self.trainer.global_step] = sum(number not in own for number in asked)
+        asked.clear()
+        return training_step(self, *arguments)
+
+    monkeypatch.setattr(DiffusionModule, "training_step", count)
+    run(folder, 12, "quiet", **{"trainer.log_every_n_steps": 100, "model.optimizer": "adamw",
+                                "trainer.val_check_interval": 100, "samples.every_n_steps": 100,
+                                "trainer.enable_progress_bar": "true"})  # fmt: skip
+    assert [counts[step] for step in range(3, 12)] == [0] * 9
+
+
 @pytest.mark.parametrize("filter", ["none", "butterworth"])
 def test_a_diverged_run_stops_with_one_line(folder, capsys, filter):
     options = {"filter": filter, "model.lr": 1e30, "trainer.log_every_n_steps": 1}
@@ -486,7 +697,7 @@ def test_a_killed_save_leaves_a_loadable_checkpoint(tmp_path):
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait()
-        interrupted += path.with_name("last.ckpt.partial").exists()
+        interrupted += any(path.parent.glob("*.partial"))
         content = load(path)
         assert content["x"].shape == (3_000_000,)
         path.unlink()
@@ -563,7 +774,20 @@ def test_bfloat16_training_runs(folder, filter):
         ({"trainer.precision": "bf16-true"}, "precision is bf16-true; accepted: 32-true"),
         ({"ckpt_path": "gone.ckpt"}, "gone.ckpt does not exist"),
         ({"ckpt_path": "last"}, "no checkpoint below"),
-        ({"config": "gone.yaml"}, "gone.yaml"),
+        ({"config": "gone.yaml"}, "gone.yaml does not exist"),
+        ({"conf": "gone.yaml"}, "option --conf is unknown; accepted: --config FILE"),
+        ({"trainer.devices": -5}, "trainer.devices is -5; accepted: a number of at least 1"),
+        ({"trainer.devices": "x"}, "trainer.devices is x; accepted: a number of at least 1"),
+        ({"trainer.gradient_clip_val": -1}, "trainer.gradient_clip_val is -1; accepted: at least"),
+        ({"trainer.log_every_n_steps": -1}, "trainer.log_every_n_steps is -1; accepted: at least"),
+        (
+            {"trainer.limit_val_batches": 0.5},
+            "trainer.limit_val_batches is 0.5; accepted: a number",
+        ),
+        ({"model.embed_dim": 100_000_000}, "the network would have"),
+        ({"model.depth": 10**9}, "depth is 1000000000; accepted: up to 1000"),
+        ({"model.num_heads": 0}, "num_heads is 0; accepted: a divisor of 32"),
+        ({"model.img_size": 10**6}, "the network would have"),
         ({"model.size": 3}, "model.size"),
         ({"filter": "butterworth", "order": 0}, "order is 0; accepted: 1 to 12"),
         ({"filter": "butterworth", "order": 2.5}, "order"),
@@ -587,6 +811,41 @@ def test_mistakes_are_one_line(folder, capsys, wrong, message):
     assert status == 2
     assert message in line
     assert not (folder.parent / "runs").exists()
+
+
+BOMB = "a: &a [1, 1]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in pairwise("abcdefghij"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model:\n  lr: 1\n  lr: 2\n", "it has the key lr twice"),
+        ("data: {name: shapes}\nmodel: {}\ndata: {}\n", "it has the key data twice"),
+        (BOMB, "it has the alias *a; accepted: none"),
+        ("a: &a [*a]", "it has the alias *a; accepted: none"),
+        ("[" * 100_000, "is refused"),
+        ("a: " * 50, "mapping values are not allowed"),
+        ("[" * 1000, "it is nested deeper than 20"),
+        ("- 1\n", "it holds no entries"),
+        ("", "it holds no entries"),
+        ("a: !!python/object/apply:os.system ['touch executed']", "could not determine"),
+        (b"\xff\xfe\x00", "is refused"),
+        ("a: 1\n" * 20_001, "it has 100005 characters"),
+    ],
+)  # fmt: skip
+def test_a_bad_configuration_is_one_line(tmp_path, capsys, text, message):
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    status, line = error_line(capsys, train.main, [f"--config={path}"])
+    assert (status, message in line, str(path) in line) == (2, True, True), line
+
+
+def test_an_abbreviated_option_is_refused(tmp_path, capsys):
+    (tmp_path / "part.yaml").write_text("model: {lr: 1}")
+    for command in (["-c", str(tmp_path / "part.yaml")], [f"-c{tmp_path}/part.yaml"],
+                    ["--conf", str(tmp_path / "part.yaml")], ["--model.l", "1"]):  # fmt: skip
+        status, line = error_line(capsys, train.main, command)
+        assert (status, command[0][:2] in line) == (2, True), line
 
 
 def test_strategies_that_cut_the_weights_are_refused():

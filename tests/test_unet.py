@@ -16,6 +16,7 @@ from test_train import differences, load
 
 from uvit_lit import generate
 from uvit_lit.cli import train
+from uvit_lit.cli.config import default_config
 from uvit_lit.cli.edit import main as edit_main
 from uvit_lit.cli.export import main as export_main
 from uvit_lit.cli.sample import main as sample_main
@@ -25,6 +26,7 @@ from uvit_lit.plots import plot_spectra
 from uvit_lit.skips import SkipSettings, Window, override_skips
 from uvit_lit.training.module import DiffusionModule, parameter_groups
 from uvit_lit.unet import UNet
+from uvit_lit.weights import BACKBONES
 
 SMALL = {"img_size": 16, "channels": (8, 16), "attention": (8,), "head_dim": 8, "norm_groups": 4}
 
@@ -272,7 +274,7 @@ def test_mistakes_are_one_line(trained_unet, tmp_path, capsys, wrong, message):
 
 def test_a_configuration_says_which_network(tmp_path, monkeypatch):
     config = tmp_path / "own.yaml"
-    config.write_text(train.DEFAULT_CONFIGS["unet"].read_text())
+    config.write_text(default_config("unet").read_text())
     for arguments, backbone in (
         ([], "uvit"),
         (["--backbone", "unet"], "unet"),
@@ -280,7 +282,7 @@ def test_a_configuration_says_which_network(tmp_path, monkeypatch):
         ([f"--config={config}", "--backbone=uvit"], "uvit"),
     ):
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-        assert train.choose_config() == backbone
+        assert train.choose_config(tuple(BACKBONES)) == backbone
         assert (str(config) if "own" in str(arguments) else backbone) in " ".join(sys.argv)
 
 

@@ -275,7 +275,7 @@ def test_a_wrong_override_changes_nothing(wrong, message):
     [
         ({"patch_size": 3}, "img_size is 8"),
         ({"depth": 5}, "depth is 5"),
-        ({"num_heads": 3}, "embed_dim is 16"),
+        ({"num_heads": 3}, "num_heads is"),
         ({"num_classes": -1}, "num_classes is -1"),
     ],
 )

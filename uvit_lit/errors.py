@@ -1,4 +1,6 @@
-"""The one error class for a user's mistake."""
+"""The one error class for a user's mistake, and how its message shows a value."""
+
+from typing import Any
 
 
 class InputError(ValueError):
@@ -11,3 +13,13 @@ class InputError(ValueError):
 
 class Note(UserWarning):
     """Something that the user should know, such as files that were left out."""
+
+
+def shorten(value: Any) -> str:
+    """A value from a file in a message: its type alone, where it is no text or short number."""
+    if type(value) is int and abs(value) >= 10**20:
+        return "a huge number"
+    if value is not None and type(value) not in (str, int, float, bool):
+        return f"a {type(value).__name__}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -1,14 +1,22 @@
 """Files are written whole or not at all; pictures carry their parameters."""
 
+import atexit
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import platform
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
 from io import BytesIO
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+
+from uvit_lit.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,28 +28,65 @@ def file_hash(path: Any) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+"""Stands for this machine in the names of unfinished files."""
+
+
+@cache
+def _tidy(directory: Path) -> None:
+    """Remove what killed processes of this machine have left unfinished, once per process."""
+    for path in directory.glob(f"*.{HOST}.*.partial"):
+        pid = path.name.split(".")[-2]
+        try:
+            os.kill(int(pid), 0)
+        except (ProcessLookupError, ValueError, OverflowError):
+            path.unlink(missing_ok=True)
+        except PermissionError:  # it is alive
+            continue
+
+
 @contextmanager
-def replacing(path: Path, suffix: str = ".partial") -> Iterator[BinaryIO]:
+def replacing_path(path: Path) -> Iterator[Path]:
+    """Name of a file that takes the place of ``path`` in one move when the block ends well.
+
+    No other process writes under that name, and what a killed one has left in the directory goes.
+
+    Args:
+        path: The file; missing directories are made.
+
+    Raises:
+        OSError: If it cannot be written; ``path`` is then as it was, and named.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _tidy(path.parent)
+    partial = path.with_name(f"{path.name}.{HOST}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        if error.errno is None:
+            raise OSError(f"cannot write {path}: {error}") from None
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a file that takes the place of ``path`` in one move when the block ends well.
 
     Args:
         path: The file; missing directories are made.
-        suffix: Of the name under which it is written; processes that may write the same file at
-            the same time need different ones.
 
     Raises:
         OSError: If it cannot be written; ``path`` is then as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + suffix)
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing_path(path) as partial, partial.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write(path: Path, content: bytes) -> None:
@@ -65,8 +110,8 @@ def write_torch(path: Path, content: Any) -> None:
     with replacing(path) as file:
         try:
             torch.save(content, file)
-        except RuntimeError as error:  # what torch makes of a write that failed
-            raise OSError(f"cannot write {path}: {error}") from None
+        except RuntimeError:  # what torch makes of a write that failed
+            raise OSError(f"cannot write {path}: the disk is full, or files may not grow") from None
 
 
 def png(pixels: "np.ndarray", parameters: dict[str, Any] | None = None) -> bytes:
@@ -99,17 +144,74 @@ def read_png(path: Path) -> tuple["np.ndarray", dict[str, Any]] | None:
     try:
         with Image.open(path) as image:
             return np.asarray(image), json.loads(image.info["parameters"])
-    except (OSError, KeyError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # a damaged file may end in any
         return None
 
 
+DEFLATE = 1032
+"""How many times its size a compressed entry of a zip file can take, at most (zlib)."""
+
+
+def read_npz(
+    path: Path, names: Sequence[str], optional: Sequence[str] = ()
+) -> "dict[str, np.ndarray]":
+    """Arrays of an npz file, which takes no more memory than it can hold.
+
+    Args:
+        path: The file.
+        names: Arrays that it must have.
+        optional: Arrays that it may have.
+
+    Raises:
+        ValueError: If it cannot be read, or lacks one, or says sizes that cannot be.
+    """
+    import numpy as np
+    from numpy.lib import format as npy
+
+    headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            there = {entry.removesuffix(".npy") for entry in archive.namelist()}
+            wanted = [*names, *(name for name in optional if name in there)]
+            for name in wanted:
+                entry = archive.getinfo(f"{name}.npy")
+                with archive.open(entry) as file:
+                    shape, _, dtype = headers[npy.read_magic(file)](file)
+                fits = math.prod(shape) * dtype.itemsize <= entry.file_size
+                packed = min(entry.compress_size, path.stat().st_size)
+                if not fits or entry.file_size > DEFLATE * packed + 1000:
+                    raise ValueError(f"{name} is larger than the file")
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in wanted}
+    except Exception as error:  # a damaged file may end in any
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} cannot be read ({type(error).__name__}: {reason})") from None
+
+
 def free_stem(directory: Path, stem: str) -> Path:
-    """Path without a suffix that no output in the directory has yet; makes the directory."""
+    """Path without a suffix that no output in the directory has yet; makes the directory.
+
+    It is reserved for this process by an empty file with the suffix .json, which is to be written
+    over with the parameters; one that is still empty goes when the process ends.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     existing = [path.name for path in directory.iterdir()]
 
     def is_taken(name: str) -> bool:
         return any(file.startswith((f"{name}.", f"{name}_image")) for file in existing)
 
-    candidates = (stem if k == 1 else f"{stem}-{k}" for k in count(1))
-    return directory / next(name for name in candidates if not is_taken(name))
+    for name in (stem if k == 1 else f"{stem}-{k}" for k in count(1)):
+        reserved = directory / f"{name}.json"
+        if not is_taken(name):
+            with suppress(FileExistsError):
+                reserved.open("x").close()
+                atexit.register(_release, reserved)
+                return directory / name
+    raise AssertionError
+
+
+def _release(reserved: Path) -> None:
+    """Remove a file that reserved a name and was not written."""
+    with suppress(OSError):
+        if reserved.stat().st_size == 0:
+            reserved.unlink()

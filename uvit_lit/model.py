@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_download, metadata_load
+from huggingface_hub import (
+    ModelCard,
+    ModelCardData,
+    ModelHubMixin,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    metadata_load,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError
@@ -48,7 +59,11 @@ def read_skips(card: Path, default: str) -> str:
         header = metadata_load(card) or {}
     except Exception:  # of the parser, or no text
         raise InputError(f"the header of the model card {card} is not YAML") from None
-    return str(header.get("skips", default))
+    skips = header.get("skips", default)
+    if not isinstance(skips, str | int):
+        raise InputError(f"skips of the model card {card} is a {type(skips).__name__}; accepted: "
+                         "all, inner, outer or numbers with commas")  # fmt: skip
+    return str(skips)
 
 
 def describe_weights(weights: Weights, skips: list[SkipSettings], results: str = "") -> str:
@@ -317,6 +332,35 @@ def hub_errors(name: str) -> Iterator[None]:
         raise OSError(f"{name}: {reason or type(error).__name__}") from None
 
 
+PATIENCE = 10
+"""Seconds that the Hub has to answer."""
+
+
+def _download(path: str) -> Path:
+    """The weights of ``hf://user/name``: those of the Hub now, or, without it, those of last time.
+
+    Raises:
+        ValueError: If it is no such name.
+        OSError: If they cannot be downloaded.
+    """
+    name = path.removeprefix(HUB)
+    try:
+        validate_repo_id(name)
+        is_name = name.count("/") == 1
+    except HFValidationError:
+        is_name = False
+    if not is_name:
+        raise InputError(f"{path} is no model of the Hugging Face Hub; accepted: {HUB}user/name")
+    with hub_errors(path):
+        try:  # a single time, where the download itself tries for half a minute
+            get_hf_file_metadata(hf_hub_url(name, HUB_FILE), timeout=PATIENCE)
+        except Exception:
+            if isinstance(stored := try_to_load_from_cache(name, HUB_FILE), str):
+                return Path(stored)
+            raise
+        return Path(hf_hub_download(name, HUB_FILE))
+
+
 def find_checkpoint(path: str, runs: Path = Path("runs")) -> Path:
     """Resolve what a user types for a checkpoint.
 
@@ -334,8 +378,7 @@ def find_checkpoint(path: str, runs: Path = Path("runs")) -> Path:
         OSError: If it cannot be downloaded.
     """
     if path.startswith(HUB):
-        with hub_errors(path):
-            return Path(hf_hub_download(path.removeprefix(HUB), HUB_FILE))
+        return _download(path)
     if path == PRETRAINED:
         return PRETRAINED_FILE
     if path != "last":

@@ -6,6 +6,7 @@ skips hangs on a module list of its own; what it learns is all that it adds to t
 """
 
 import math
+import os
 from typing import Any
 
 import torch
@@ -18,6 +19,29 @@ from uvit_lit.skips import UNCHANGED, SkipModulation, SkipSettings
 
 MAX_TIMESTEP = 1000
 """Timestep that the long skips see as t = 1; the VP-SDE ends at 999, the tables at 1000."""
+
+
+MAX_DEPTH = 1000
+"""Blocks before and after the middle one, at most; the published models have up to 28."""
+
+
+def check_memory(numbers: float) -> None:
+    """Refuse a network that does not fit into the memory of this machine.
+
+    Args:
+        numbers: About how many numbers of 4 bytes it has.
+
+    Raises:
+        ValueError: If they do not fit.
+    """
+    if not hasattr(os, "sysconf"):
+        return
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if 4 * numbers > memory:
+        raise InputError(
+            f"the network would have {numbers:.2g} numbers; accepted: what fits into the "
+            f"{memory / 2**30:.0f} GiB of this machine"
+        )
 
 
 def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
@@ -159,17 +183,25 @@ class UViT(nn.Module):
     ) -> None:
         super().__init__()
         for name, value, divisor in (
+            ("patch_size", patch_size, 1),
+            ("in_chans", in_chans, 1),
             ("img_size", img_size, patch_size),
-            ("embed_dim", embed_dim, num_heads),
             ("embed_dim", embed_dim, 2),
             ("depth", depth, 2),
         ):
-            if value <= 0 or divisor <= 0 or value % divisor:
+            if value <= 0 or value % divisor:
                 raise InputError(f"{name} is {value}; accepted: a positive multiple of {divisor}")
+        if num_heads <= 0 or embed_dim % num_heads:
+            raise InputError(f"num_heads is {num_heads}; accepted: a divisor of {embed_dim}")
+        if depth > MAX_DEPTH:
+            raise InputError(f"depth is {depth}; accepted: up to {MAX_DEPTH}")
         if not mlp_ratio * embed_dim >= 1:
             raise InputError(f"mlp_ratio is {mlp_ratio}; accepted: above 0")
         if num_classes < 0:
             raise InputError(f"num_classes is {num_classes}; accepted: 0 (no classes) or more")
+        tokens = (img_size // patch_size) ** 2
+        in_blocks = (depth + 1) * embed_dim**2 * (4 + 2 * mlp_ratio)
+        check_memory(in_blocks + (tokens + num_classes + patch_size**2 * in_chans) * embed_dim)
         self.img_size, self.patch_size, self.in_chans = img_size, patch_size, in_chans
         self.embed_dim = embed_dim
         self.num_classes = num_classes

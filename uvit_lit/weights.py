@@ -1,12 +1,13 @@
 """Names of classes: CIFAR-10's and ImageNet's for weights that do not say theirs."""
 
+import hashlib
 import inspect
 import json
 import math
 import sys
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,13 +19,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from uvit_lit.diffusion import Backbone, Denoiser
-from uvit_lit.errors import InputError
+from uvit_lit.diffusion import PREDICTIONS, SCHEDULES, Backbone, Denoiser
+from uvit_lit.errors import InputError, shorten
 from uvit_lit.files import write, write_torch
 from uvit_lit.filters import MAX_FREQUENCY
 from uvit_lit.skips import MAX_SCALE, UNCHANGED, SkipSettings
 from uvit_lit.unet import UNet
-from uvit_lit.uvit import UViT
+from uvit_lit.uvit import UViT, check_memory
 
 CIFAR10 = [
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
@@ -171,8 +172,67 @@ def read_weights(path: Path) -> Weights:
         content = load(path)
         ours = {"state_dict", "hyper_parameters"} <= content.keys()
         weights = (_lightning if ours else _official)(content, path)
+    for name, value, fits, accepted in _claims(weights, path):
+        if not fits:
+            raise InputError(f"{path} is refused: {name} is {shorten(value)}; accepted: {accepted}")
     _make_constant(weights)
     return weights
+
+
+def _claims(weights: Weights, path: Path) -> Iterator[tuple[str, Any, bool, str]]:
+    """What a file says of its tensors: name, value, whether it is accepted, and what is.
+
+    All sizes are those of the tensors, so nothing larger is built than the file holds. The types
+    come first: what follows a claim that does not fit is not to be asked for.
+    """
+    schedule, prediction = weights.schedule, weights.prediction
+    known = schedule is None or (_is(schedule, str) and schedule in SCHEDULES)
+    yield "schedule", schedule, known, ", ".join(SCHEDULES)
+    known = prediction is None or (_is(prediction, str) and prediction in PREDICTIONS)
+    yield "prediction", prediction, known, ", ".join(PREDICTIONS)
+    names, step, data = weights.class_names, weights.step, weights.data
+    texts = _is(names, list) and all(_is(name, str) for name in names)
+    yield "class_names", names, texts, "a list of texts"
+    yield "can_guide", weights.can_guide, _is(weights.can_guide, bool), "true or false"
+    counted = step is None or (_is(step, int) and 0 <= step < 2**63)
+    yield "step", step, counted, "a number of steps"
+    yield "data", data, _is(data, dict), "names and values"
+    for name in ("name", "root", "autoencoder"):
+        value = data.get(name)
+        yield f"data.{name}", value, value is None or _is(value, str), "a text"
+    yield "licence", weights.licence, weights.licence is None or _is(weights.licence, str), "a text"
+    yield "skips", weights.skips, _is(weights.skips, str), "a text"
+
+    arguments = weights.arguments
+    for name, kind in _kinds(SkipSettings).items():
+        value = arguments["skip"][name]
+        yield f"skip.{name}", value, _is(value, kind), f"of type {kind.__name__}"
+    if weights.backbone != "uvit":
+        return  # its network is built on the meta device, where it takes no memory
+    for name, kind in _kinds(UViT).items():
+        if name == "skip" or (name == "num_heads" and arguments[name] is schedule is None):
+            continue
+        yield name, arguments[name], _is(arguments[name], kind), f"of type {kind.__name__}"
+    sizes = _sizes(weights.tensors, path)
+    ratio = sizes.pop("mlp_ratio")
+    for name, value in sizes.items():
+        there = arguments[name]
+        yield name, there, there == value, f"{value}, as the tensors have it"
+    there, dim = arguments["mlp_ratio"], sizes["embed_dim"]
+    fits = 0 < there < 2**31 and int(dim * there) == round(dim * ratio)
+    yield "mlp_ratio", there, fits, f"{ratio:g}, as the tensors have it"
+
+
+def _kinds(made: type) -> dict[str, Any]:
+    """Types of the arguments of a class."""
+    return {name: p.annotation for name, p in inspect.signature(made).parameters.items()}
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type; a finite number of any kind is a ``float``."""
+    if kind is float:
+        return type(value) in (int, float) and abs(value) < math.inf
+    return type(value) is kind
 
 
 def _make_constant(weights: Weights) -> None:
@@ -206,6 +266,8 @@ def load(path: Path) -> dict[str, Any]:
     path.open("rb").close()  # below, an OSError is what torch makes of some damaged files
     try:
         mmap = zipfile.is_zipfile(path)  # files of before torch 1.6 are none
+        if mmap:
+            _check_sums(path)
         with warnings.catch_warnings(action="ignore"):  # the error says it in one line
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception:  # a damaged file may end in any
@@ -215,6 +277,20 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"checkpoint {path} has no weights: it is a {type(content).__name__}")
     return content
+
+
+def _check_sums(path: Path) -> None:
+    """Compare the checksums in a file of torch, which torch does not read.
+
+    Raises:
+        BadZipFile: If one is wrong, or an entry takes more room than it has in the file.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        plain = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        whole = sum(entry.file_size for entry in entries) <= path.stat().st_size
+        if not (plain and whole) or archive.testzip() is not None:
+            raise zipfile.BadZipFile
 
 
 def resize_positions(weights: Weights, img_size: int) -> None:
@@ -237,6 +313,7 @@ def resize_positions(weights: Weights, img_size: int) -> None:
     if img_size < patch or img_size % patch:
         raise InputError(f"img_size is {img_size}; accepted: a positive multiple of {patch}")
     old, new = weights.arguments["img_size"] // patch, img_size // patch
+    check_memory(new**2 * weights.arguments["embed_dim"])
     positions = weights.tensors["pos_embed"]
     prefix, patches = positions[:, : -(old**2)], positions[:, -(old**2) :]
     grid = patches.float().transpose(1, 2).unflatten(2, (old, old))
@@ -287,56 +364,93 @@ def check_tensors(weights: Weights, path: Path) -> None:
 
 def _lightning(content: dict[str, Any], path: Path) -> Weights:
     """Weights of a checkpoint of train.py."""
-    hyper_parameters = content["hyper_parameters"]
+    hyper_parameters, state = content["hyper_parameters"], content["state_dict"]
     prefix = "denoiser.backbone."
-    backbone = hyper_parameters.get("backbone", "uvit")
     try:
+        backbone = hyper_parameters.get("backbone", "uvit")
+        tensors = _tensors(state, path)
         return Weights(
-            _tensors({k.removeprefix(prefix): v for k, v in content["state_dict"].items()}, path),
+            {name.removeprefix(prefix): tensor for name, tensor in tensors.items()},
             backbone_arguments(backbone, hyper_parameters),
             hyper_parameters["schedule"],
             hyper_parameters["prediction"],
-            list(content.get("ImageData", {}).get("class_names", [])),
+            content.get("ImageData", {}).get("class_names", []),
             hyper_parameters["class_dropout"] > 0,
-            int(content["global_step"]),
-            dict(content.get("datamodule_hyper_parameters", {})),
-            skips=str(hyper_parameters.get("skips", "all")),
+            content["global_step"],
+            content.get("datamodule_hyper_parameters", {}),
+            skips=hyper_parameters.get("skips", "all"),
             backbone=backbone,
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"checkpoint {path} was not written by train.py ({error})") from None
+        raise InputError(
+            f"checkpoint {path} was not written by train.py ({type(error).__name__})"
+        ) from None
 
 
-def _tensors(content: dict[Any, Any], path: Path) -> dict[str, Tensor]:
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Types of weights by their names in a .safetensors file."""
+
+
+def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     """The content itself.
 
     Raises:
-        ValueError: If it is not names and tensors.
+        ValueError: If it is not names and tensors of real numbers, all of which the file holds.
     """
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is no state dict: it is a {type(content).__name__}")
     for name, value in content.items():
         if not (isinstance(name, str) and isinstance(value, Tensor)):
-            raise InputError(f"{path} is no state dict: {name!r} is a {type(value).__name__}")
+            kind = type(value).__name__
+            raise InputError(f"{path} is no state dict: {shorten(name)} is a {kind}")
+        plain = value.layout == torch.strided and value.device.type == "cpu"
+        if not plain or value.dtype not in DTYPES.values():
+            raise InputError(
+                f"{path} is refused: {shorten(name)} is {value.dtype}, {value.layout}, on "
+                f"{value.device}; accepted: plain tensors of {', '.join(DTYPES)}"
+            )
+        if math.prod(value.shape) * value.itemsize > value.untyped_storage().nbytes():
+            raise InputError(f"{path} is refused: {shorten(name)} is larger than its numbers")
     return dict(content)
+
+
+def _digest(card: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a card and of the names, types, shapes and bytes of tensors."""
+    digest = hashlib.sha256(card.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _safetensors(path: Path) -> Weights:
     """Weights of a file of ``write_safetensors``, or of tensors alone."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"checkpoint {path} is refused: it is damaged ({error})") from None
-    if "uvit_lit" not in metadata:
+            metadata, names = file.metadata() or {}, list(file.keys())
+            kinds = {name: file.get_slice(name).get_dtype() for name in names}
+            if wrong := [name for name in names if kinds[name] not in DTYPES]:
+                raise InputError(
+                    f"{path} is refused: {shorten(wrong[0])} is {kinds[wrong[0]]}; accepted: "
+                    f"{', '.join(DTYPES)}"
+                )
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"checkpoint {path} is refused: it is damaged ({reason})") from None
+    text, digest = metadata.get("uvit_lit"), metadata.get("sha256")
+    if digest is not None and digest != _digest(text or "", tensors):
+        raise InputError(f"checkpoint {path} is refused: it is damaged (its checksum is another)")
+    tensors = {name: tensor.float() for name, tensor in tensors.items()}
+    if text is None:
         return _official(tensors, path)
     try:
-        card = json.loads(metadata["uvit_lit"])
+        card = json.loads(text)
         backbone = card.get("backbone", "uvit")
         card["arguments"] = backbone_arguments(backbone, card["arguments"])
-        card["class_names"] = list(card["class_names"])
-        card["skips"] = str(card.get("skips", "all"))
         return Weights(tensors, **card)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(
             f"checkpoint {path} does not say its architecture ({type(error).__name__})"
         ) from None
@@ -345,33 +459,52 @@ def _safetensors(path: Path) -> Weights:
 def _official(content: dict[str, Any], path: Path) -> Weights:
     """Weights of the official code, the architecture from the shapes."""
     tensors = _tensors(content, path)
-    needed = {"patch_embed.proj.weight": 4, "pos_embed": 3, "in_blocks.0.mlp.fc1.weight": 2,
-              "decoder_pred.weight": 2}  # fmt: skip
-    missing = [n for n, axes in needed.items() if n not in tensors or tensors[n].ndim != axes]
-    if missing:
-        some = ", ".join(list(tensors)[:3])
-        raise InputError(f"{path} is no U-ViT: it lacks {', '.join(missing)} and has {some}, ...")
-    dim, channels, patch = tensors["patch_embed.proj.weight"].shape[:3]
-    rows = len(tensors["label_emb.weight"]) if "label_emb.weight" in tensors else 0
+    sizes = _sizes(tensors, path)
+    rows = sizes["num_classes"] + 1 if "label_emb.weight" in tensors else 0
     has_null = rows > 0 and rows not in WITHOUT_NULL_CLASS
-    prefix = 2 if rows else 1
-    arguments = backbone_arguments("uvit", {
-        "img_size": patch * round(max(tensors["pos_embed"].shape[1] - prefix, 1) ** 0.5),
-        "patch_size": patch,
-        "in_chans": channels,
-        "embed_dim": dim,
-        "depth": 2 * len({name.split(".")[1] for name in tensors if name.startswith("in_blocks")}),
-        "num_heads": PUBLISHED_HEADS.get(dim),
-        "mlp_ratio": len(tensors["in_blocks.0.mlp.fc1.weight"]) / dim,
-        "qkv_bias": "in_blocks.0.attn.qkv.bias" in tensors,
-        "num_classes": rows - has_null,
-        "mlp_time_embed": "time_embed.0.weight" in tensors,
-        "conv": "final_layer.weight" in tensors,
-    })  # fmt: skip
+    sizes["num_classes"] = rows - has_null
+    sizes["num_heads"] = PUBLISHED_HEADS.get(sizes["embed_dim"])
+    arguments = backbone_arguments("uvit", sizes)
     if rows and not has_null:  # the row is there, and nothing uses it
         labels = tensors["label_emb.weight"]
         tensors["label_emb.weight"] = torch.cat([labels, torch.zeros_like(labels[:1])])
     return Weights(tensors, arguments, None, None, [], has_null)
+
+
+def _sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
+    """Arguments of ``UViT`` that the shapes of its tensors say; the last label is "no class".
+
+    Raises:
+        ValueError: If a tensor that says one is missing, or has another number of axes, or none
+            of a size.
+    """
+    needed = {"patch_embed.proj.weight": 4, "pos_embed": 3, "in_blocks.0.mlp.fc1.weight": 2,
+              "decoder_pred.weight": 2}  # fmt: skip
+    if "label_emb.weight" in tensors:
+        needed["label_emb.weight"] = 2
+
+    def is_there(name: str) -> bool:
+        return name in tensors and tensors[name].ndim == needed[name] and tensors[name].numel() > 0
+
+    if missing := [name for name in needed if not is_there(name)]:
+        some = ", ".join(map(shorten, list(tensors)[:3]))
+        raise InputError(f"{path} is no U-ViT: it lacks {', '.join(missing)} and has {some}, ...")
+    dim, channels, patch = tensors["patch_embed.proj.weight"].shape[:3]
+    rows = len(tensors["label_emb.weight"]) if "label_emb.weight" in tensors else 0
+    patches = tensors["pos_embed"].shape[1] - (2 if rows else 1)
+    blocks = {name.split(".")[1] for name in tensors if name.startswith("in_blocks.")}
+    return {
+        "img_size": patch * math.isqrt(max(patches, 1)),
+        "patch_size": patch,
+        "in_chans": channels,
+        "embed_dim": dim,
+        "depth": 2 * len(blocks),
+        "mlp_ratio": len(tensors["in_blocks.0.mlp.fc1.weight"]) / dim,
+        "qkv_bias": "in_blocks.0.attn.qkv.bias" in tensors,
+        "num_classes": max(rows - 1, 0),
+        "mlp_time_embed": "time_embed.0.weight" in tensors,
+        "conv": "final_layer.weight" in tensors,
+    }
 
 
 def published_schedule(embed_dim: int) -> str:
@@ -382,11 +515,15 @@ def published_schedule(embed_dim: int) -> str:
 def write_safetensors(weights: Weights, path: Path) -> None:
     """Write tensors, architecture, filters, schedule, classes and licence into one file.
 
+    It carries a checksum of all of these, which reading compares.
+
     Raises:
         OSError: If it cannot be written.
     """
     tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
-    write(path, save(tensors, {"format": "pt", "uvit_lit": json.dumps(weights.metadata())}))
+    card = json.dumps(weights.metadata())
+    metadata = {"format": "pt", "uvit_lit": card, "sha256": _digest(card, tensors)}
+    write(path, save(tensors, metadata))
 
 
 def write_official(weights: Weights, path: Path) -> None:

@@ -5,27 +5,28 @@ of its cost; ``--config configs/NAME.yaml`` chooses another recipe, every entry 
 option; ``--ckpt_path last`` resumes.
 """
 
-import argparse
 import inspect
 import logging
 import os
+import shlex
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
-import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from uvit_lit.cli.config import STRICT, choose_config, flatten, read_config, read_yaml
 from uvit_lit.cli.options import checked_input, fail
 from uvit_lit.data.datamodule import ImageData
 from uvit_lit.distributed import keep_memory
-from uvit_lit.errors import InputError
+from uvit_lit.errors import InputError, shorten
 from uvit_lit.families import FILTERS
 from uvit_lit.latents import check_latents
 from uvit_lit.model import find_checkpoint
@@ -41,15 +42,8 @@ from uvit_lit.training.callbacks import (
     SkipReport,
 )
 from uvit_lit.training.module import DiffusionModule
-from uvit_lit.training.saving import Checkpoints
+from uvit_lit.training.saving import Checkpoints, check_checkpoint
 from uvit_lit.weights import BACKBONES, backbone_arguments, load
-
-PACKAGE = Path(__file__).parents[1]
-CONFIGS = next(d for d in (PACKAGE / "configs", PACKAGE.parent / "configs") if d.is_dir())
-"""The configurations: in the wheel inside the package, in the repository beside it."""
-
-DEFAULT_CONFIGS = {name: CONFIGS / f"cifar10_{name}_tiny.yaml" for name in BACKBONES}
-"""What a command line runs that names no configuration, by backbone."""
 
 
 def passband_gain(filter: str, s: float | None) -> float:
@@ -95,8 +89,15 @@ class TrainCLI(LightningCLI):
         parser.add_lightning_class_args(SkipReport, "skips")
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
 
+    @property
+    def saver(self) -> Checkpoints:
+        """The callback that saves."""
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        return next(c for c in callbacks if isinstance(c, Checkpoints))
+
     def before_instantiate_classes(self) -> None:
         """Resolve the checkpoint to resume from; its run continues in its own directory."""
+        check_trainer(self.config.trainer)
         if self.config.trainer.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"].append(RunProgressBar())
         logger = self.config.trainer.logger
@@ -107,7 +108,10 @@ class TrainCLI(LightningCLI):
             self.config.model.init_from = None if gone else str(find_checkpoint(start, runs))
         if self.config.ckpt_path is None:
             return
+        self.is_named = self.config.ckpt_path != "last"
         path = find_checkpoint(self.config.ckpt_path, runs)
+        if not self.is_named:
+            check_newest(path, runs)
         self.config.ckpt_path = str(path)
         version = path.parent.parent
         in_a_run = path.parent.name == "checkpoints" and version.name.startswith("version_")
@@ -118,6 +122,81 @@ class TrainCLI(LightningCLI):
             logger.init_args["save_dir"] = str(version.parent.parent)
             logger.init_args["name"] = version.parent.name
             logger.init_args["version"] = int(version.name.removeprefix("version_"))
+
+
+def check_trainer(options: Any) -> None:
+    """Refuse options that Lightning takes, or fails on with a traceback.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for name, least in (("gradient_clip_val", 0), ("log_every_n_steps", 1)):
+        value = options[name]
+        if value is not None and not least <= value < float("inf"):
+            raise InputError(f"trainer.{name} is {value}; accepted: at least {least}")
+    devices = options.devices
+    numbers = str(devices).split(",") if isinstance(devices, str | int) else map(str, devices)
+    is_count = isinstance(devices, int) and (devices > 0 or devices == -1)
+    is_list = not isinstance(devices, int) and all(n.strip().isdecimal() for n in numbers)
+    if not (is_count or is_list or devices in ("auto", "-1")):
+        raise InputError(f"trainer.devices is {devices}; accepted: a number of at least 1, -1 (all "
+                         "of them), auto, or numbers of devices with commas")  # fmt: skip
+    limit = options.limit_val_batches
+    if limit is not None and (limit < 0 or (isinstance(limit, float) and limit not in (0, 1))):
+        raise InputError(f"trainer.limit_val_batches is {limit}; accepted: a number of batches, "
+                         "of all devices together")  # fmt: skip
+
+
+def check_newest(path: Path, runs: Path) -> None:
+    """Refuse to go on from the newest checkpoint where a newer run has none yet.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    versions = [directory for directory in runs.glob("*/version_*") if directory.is_dir()]
+    started = {directory: directory.stat().st_mtime for directory in versions}
+    newest = max(started, key=lambda d: started[d])
+    if path.stat().st_mtime < started[newest] and not any(newest.glob("checkpoints/*.ckpt")):
+        raise InputError(
+            f"the newest run {newest} has no checkpoint yet: start it anew, without --ckpt_path; "
+            f"or go on with an older one by its name: --ckpt_path {path}"
+        )
+
+
+MAY_DIFFER = {
+    "model.grad_checkpoint",
+    "model.init_from",
+    "model.skips",
+    "data.cache",
+    "data.workers",
+}
+"""Options of model and data that may change while a run goes on."""
+
+DECIDING_SECTIONS = {*vars(UNCHANGED), "backbone", "seed_everything", "model", "data", "ema"}
+"""Options and groups of them that decide the weights of a run."""
+
+DECIDES = {"precision", "accumulate_grad_batches", "gradient_clip_val", "devices", "num_nodes"}
+"""Options of the trainer that decide the weights of a run; ``max_steps`` may grow."""
+
+
+def check_settings(cli: TrainCLI, path: Path) -> None:
+    """Compare the options with those of the run of a checkpoint that nobody has named.
+
+    Raises:
+        ValueError: If one that decides the weights differs, or the run does not tell its own.
+    """
+    there = flatten(read_config(path.parents[1] / "config.yaml"))
+    here = flatten(read_yaml(cli.parser.dump(cli.config)))
+    for name, value in here.items():
+        section, _, option = name.partition(".")
+        decides = section in DECIDING_SECTIONS
+        if section == "trainer":
+            decides = option in DECIDES
+        if decides and name not in MAY_DIFFER and there.get(name, value) != value:
+            raise InputError(
+                f"{name} is {value} here and {shorten(there[name])} in the newest run "
+                f"{path.parents[1]}; to go on with it nevertheless, name it: --ckpt_path {path}"
+            )
 
 
 def check_resume(model: DiffusionModule, saved: dict) -> None:
@@ -147,12 +226,17 @@ def check_resume(model: DiffusionModule, saved: dict) -> None:
     network = (arguments.keys() | arguments["skip"].keys()) - {"grad_checkpoint", "skip"}
     for name in (*sorted(network), *decided):
         here, there = (tuple(v) if isinstance(v, list) else v for v in (own[name], saved[name]))
-        if here != there:
-            raise InputError(f"{name} is {here} here and {there} in the checkpoint")
+        if type(here) is not type(there) or here != there:
+            simple = type(there) is type(here) and not isinstance(there, tuple)
+            shown = there if simple else shorten(there)
+            raise InputError(f"{name} is {here} here and {shown} in the checkpoint")
 
 
-def check_run(cli: TrainCLI) -> None:
+def check_run(cli: TrainCLI) -> int | None:
     """Load the data and compare what must agree, before anything is written.
+
+    Returns:
+        The step of the checkpoint to resume from, if nothing remains to be done; else None.
 
     Raises:
         ValueError: If the data, the trainer's options or the checkpoint do not fit the model.
@@ -175,21 +259,33 @@ def check_run(cli: TrainCLI) -> None:
     if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
         raise InputError("a strategy that cuts the weights leaves no moving average of them; "
                          "accepted: auto, ddp")  # fmt: skip
-    if cli.config.ckpt_path:
-        saved = load(Path(cli.config.ckpt_path))
-        if "hyper_parameters" not in saved:
-            raise InputError(f"checkpoint {cli.config.ckpt_path} was not written by train.py")
-        check_resume(model, saved["hyper_parameters"])
-        there = saved.get("datamodule_hyper_parameters", {}).get("autoencoder")
-        if there != data.hparams["autoencoder"]:
-            raise InputError(
-                f"data.autoencoder is {data.hparams['autoencoder']} here and {there} in the "
-                "checkpoint"
-            )
     if trainer.precision not in PRECISIONS:
         raise InputError(f"precision is {trainer.precision}; accepted: {', '.join(PRECISIONS)}")
+    if 0 < trainer.limit_val_batches < trainer.world_size and trainer.limit_val_batches != 1.0:
+        raise InputError(f"limit_val_batches is {trainer.limit_val_batches}; accepted: 0, or at "
+                         f"least 1 for each of the {trainer.world_size} devices")  # fmt: skip
+    if cli.config.ckpt_path:
+        path = Path(cli.config.ckpt_path)
+        saved = load(path)
+        known, of_data = (saved.get(f"{kind}hyper_parameters") for kind in ("", "datamodule_"))
+        if not (isinstance(known, dict) and isinstance(of_data, dict)):
+            raise InputError(f"checkpoint {path} was not written by train.py")
+        check_resume(model, known)
+        here, there = data.hparams["autoencoder"], of_data.get("autoencoder")
+        if there != here:
+            raise InputError(
+                f"data.autoencoder is {here} here and {shorten(there)} in the checkpoint"
+            )
+        try:
+            check_checkpoint(saved, trainer, model)
+        except InputError as error:
+            raise InputError(f"checkpoint {path} is refused: {error}") from None
+        if not cli.is_named:
+            check_settings(cli, path)
+        if saved["global_step"] >= trainer.max_steps:
+            return int(saved["global_step"])
     if os.environ.get("LOCAL_RANK", "0") != "0":
-        return  # the first process checks, downloads and encodes; Lightning sets up the others
+        return None  # the first process checks, downloads and encodes; Lightning sets up the others
     check_latents(data.autoencoder, model.denoiser.backbone.in_chans)
     data.prepare_data()
     data.setup()
@@ -200,35 +296,31 @@ def check_run(cli: TrainCLI) -> None:
             f"set --model.num_classes {len(data.class_names)}"
             + (", or give the data set an attribute classes" if ":" in data.name else "")
         )
+    return None
 
 
-def choose_config() -> str:
-    """Find the backbone, and add its default configuration to a command line that names none.
+def resume_command(arguments: Sequence[str], path: Path) -> str:
+    """What goes on from a checkpoint: the command that was typed, with the path in it."""
+    kept, skip = [], False
+    for argument in arguments[1:]:
+        if not skip and not argument.startswith("--ckpt_path="):
+            kept.append(argument)
+        skip = argument == "--ckpt_path"
+    kept = [argument for argument in kept if argument != "--ckpt_path"]
+    program = arguments[0].split() if " " in arguments[0] else ["python", arguments[0]]
+    return shlex.join([*program, *kept, "--ckpt_path", str(path)])
 
-    Returns:
-        One of ``BACKBONES``: what the command line says, else the last configuration that does.
-    """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config", action="append", default=[])
-    parser.add_argument("--backbone", default="")
-    try:
-        args = parser.parse_known_args()[0]
-    except argparse.ArgumentError as error:
-        fail(error, 2)
-    backbones = ["uvit"]
-    for path in args.config:
-        if not Path(path).is_file():
-            fail(f"configuration {path} does not exist", 2)
-        try:
-            backbones.append(yaml.safe_load(Path(path).read_text())["backbone"])
-        except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
-            continue  # the parser itself says what is wrong
-    backbone = args.backbone or backbones[-1]
-    if backbone not in BACKBONES:
-        fail(f"backbone is {backbone!r}; accepted: {', '.join(BACKBONES)}", 2)
-    if not args.config:
-        sys.argv[1:1] = ["--config", str(DEFAULT_CONFIGS[backbone])]
-    return backbone
+
+def stop(cli: TrainCLI, typed: Sequence[str], reason: object, status: int) -> NoReturn:
+    """Say in one line, once, why the run ends, and how it goes on."""
+    if not cli.trainer.is_global_zero:
+        sys.exit(status)
+    saver = cli.saver
+    if saver.saved is None:
+        start = cli.config.ckpt_path
+        fail(f"{reason}; nothing was saved" + (f" since {start}" if start else ""), status)
+    path, step = saver.saved
+    fail(f"{reason}; step {step} is saved; to go on: {resume_command(typed, path)}", status)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -239,18 +331,32 @@ def main(args: list[str] | None = None) -> None:
     """
     if args is not None:
         sys.argv[1:] = args
+    try:
+        _train()
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+
+
+def _train() -> None:
+    """Train as ``sys.argv`` says."""
+    typed = list(sys.argv)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated")
-    backbone = choose_config()
     keep_memory()
     with checked_input():
+        backbone = choose_config(tuple(BACKBONES))
         try:
             cli = TrainCLI(
                 backbone,
                 run=False,
                 seed_everything_default=0,
                 auto_configure_optimizers=False,
-                parser_kwargs={"exit_on_error": False, "description": __doc__},
+                parser_kwargs={
+                    "exit_on_error": False,
+                    "description": __doc__,
+                    "allow_abbrev": False,
+                    "parser_mode": STRICT,
+                },
                 save_config_callback=SaveConfig,
                 save_config_kwargs={"overwrite": True},
                 trainer_defaults={
@@ -262,21 +368,36 @@ def main(args: list[str] | None = None) -> None:
             fail(error, 2)
         # First of all callbacks: what the others do at the end of a step is not training time.
         cli.trainer.callbacks.insert(0, ImagesPerSecond())  # type: ignore[attr-defined]
-        check_run(cli)
+        step = check_run(cli)
+    if step is not None:
+        note = f"already at step {step}; trainer.max_steps is {cli.trainer.max_steps}"
+        print(f"note: {cli.config.ckpt_path} is {note}", file=sys.stderr)
+        print(Path(cli.config.ckpt_path).parents[1])
+        return
     try:
         cli.trainer.fit(
             cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True
         )
     except MisconfigurationException as error:
         fail(error, 2)
-    except (OSError, FloatingPointError) as error:
+    except FloatingPointError as error:
+        stop(cli, typed, error, 1)
+    except OSError as error:
         fail(error, 1)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate" in str(error)):
+            raise
         fail("out of memory: choose a smaller --data.batch_size", 1)
+    except SystemExit:  # Lightning makes one of Ctrl-C
+        if cli.trainer.interrupted:
+            stop(cli, typed, f"interrupted at step {cli.trainer.global_step}", 130)
+        raise
     finally:
         group = torch.distributed
         if group.is_available() and group.is_initialized() and group.get_backend() == "gloo":
             group.destroy_process_group()  # or its threads may abort the exit
+    if cli.saver.terminated:
+        stop(cli, typed, f"terminated at step {cli.trainer.global_step}", 143)
     print(cli.trainer.log_dir)
 
 

@@ -130,6 +130,7 @@ class ValidationBatches:
         rank: This process; it has every ``world_size``-th batch.
         world_size: Number of processes.
         workers: Processes that make batches ahead of time.
+        limit: Batches of all processes together; None is all that there are.
     """
 
     images: Images | OwnImages
@@ -138,6 +139,7 @@ class ValidationBatches:
     rank: int = 0
     world_size: int = 1
     workers: int = 0
+    limit: int | None = None
 
     @cached_property
     def _order(self) -> Tensor:
@@ -147,7 +149,7 @@ class ValidationBatches:
     @cached_property
     def _starts(self) -> list[int]:
         starts = range(0, len(self.images), self.batch_size)
-        return list(starts)[self.rank :: self.world_size]
+        return list(starts)[: self.limit][self.rank :: self.world_size]
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -306,9 +308,17 @@ class ImageData(LightningDataModule):
             return []
         assert self.trainer is not None
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        given = self.trainer.limit_val_batches
+        limit = given if isinstance(given, int) else None  # a float is 1.0, all of them
         return ValidationBatches(
-            self.validation, self.batch_size, self.seed, rank, world_size, self.workers
+            self.validation, self.batch_size, self.seed, rank, world_size, self.workers, limit
         )
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Any:
+        """Pin the pixels for a CUDA device, so that their copy waits for nothing."""
+        if self.trainer is None or self.trainer.strategy.root_device.type != "cuda":
+            return batch
+        return {k: v.pin_memory() if isinstance(v, Tensor) else v for k, v in batch.items()}
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Mirror and scale on the device: adds ``image``, float32 in [-1, 1], or a latent."""

@@ -12,8 +12,11 @@ from tqdm import tqdm
 
 from uvit_lit.data.folder import Images, arrange, folder_key, list_images, try_decode
 from uvit_lit.distributed import choose_device
-from uvit_lit.files import write
+from uvit_lit.files import replacing_path, write
 from uvit_lit.latents import Autoencoder
+
+Shape = tuple[int, int, int, int, int, int]
+"""Images, as it is and mirrored, mean and deviation, channels, height, width."""
 
 
 def load_latents(
@@ -42,13 +45,32 @@ def load_latents(
     files = list_images(root)
     path = cache / f"latents_{folder_key(root, files, size, autoencoder.fingerprint)}.npy"
     errors = path.with_suffix(".json")
-    if not errors.exists():  # it is written last
-        write(errors, json.dumps(_encode(files, size, autoencoder, path, batch_size)).encode())
-    told = json.loads(errors.read_text())
+    side = size // autoencoder.factor
+    shape = (len(files), 2, 2, autoencoder.channels, side, side)
+    stored = _read(path, errors, shape)
+    if stored is None:
+        told = _encode(files, size, autoencoder, path, shape, batch_size)
+        write(errors, json.dumps(told).encode())  # last
+        stored = _read(path, errors, shape)
+        if stored is None:
+            raise OSError(f"{path} changed while it was read")
+    moments, told = stored
     kept = len(files) - sum(map(bool, told))
     labels, names = arrange(root, files, told)
-    moments = np.load(path, mmap_mode="c")  # pages are read when a batch needs them
     return Images(torch.from_numpy(moments)[:kept], labels, names)
+
+
+def _read(path: Path, errors: Path, shape: Shape) -> tuple[np.ndarray, list[str]] | None:
+    """Moments and error texts of ``_encode``; None where they are missing or damaged."""
+    try:
+        told = json.loads(errors.read_text())
+        moments = np.load(path, mmap_mode="c")  # pages are read when a batch needs them
+    except (OSError, ValueError, EOFError, RecursionError):
+        return None
+    texts = isinstance(told, list) and all(isinstance(text, str) for text in told)
+    whole = isinstance(moments, np.ndarray) and moments.dtype == np.float16
+    fits = whole and moments.shape == shape
+    return (moments, told) if texts and len(told) == shape[0] and fits else None
 
 
 def draw_latents(moments: Tensor, flip: Tensor, seed: int) -> Tensor:
@@ -70,22 +92,24 @@ def draw_latents(moments: Tensor, flip: Tensor, seed: int) -> Tensor:
 
 
 def _encode(
-    files: list[Path], size: int, autoencoder: Autoencoder, path: Path, batch_size: int
+    files: list[Path],
+    size: int,
+    autoencoder: Autoencoder,
+    path: Path,
+    shape: Shape,
+    batch_size: int,
 ) -> list[str]:
     """Encode image files into ``path``; an error text for every file, empty for the good ones."""
-    side = size // autoencoder.factor
-    shape = (len(files), 2, 2, autoencoder.channels, side, side)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    moments = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
     errors: list[str] = []
     kept = 0
     autoencoder.to(choose_device("auto"))
     try:
         with (
+            replacing_path(path) as partial,
             ThreadPoolExecutor(os.cpu_count()) as pool,
             tqdm(total=len(files), desc="encoding latents", unit="img") as bar,
         ):
+            moments = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
             for start in range(0, len(files), batch_size):
                 chunk = files[start : start + batch_size]
                 decoded = list(pool.map(lambda file: try_decode(file, size), chunk))
@@ -98,9 +122,7 @@ def _encode(
                     moments[kept : kept + len(stacked)] = stacked
                     kept += len(stacked)
                 bar.update(len(chunk))
-        moments.flush()
-        os.replace(partial, path)
+            moments.flush()
     finally:
         autoencoder.to("cpu")
-        partial.unlink(missing_ok=True)
     return errors

@@ -1,8 +1,8 @@
 """Any directory of images, decoded once."""
 
 import hashlib
-import os
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from uvit_lit.errors import InputError
-from uvit_lit.files import replacing
+from uvit_lit.files import read_npz, replacing
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused below
+
+MAX_PIXELS = 89_478_485
+"""Of an image, as Pillow has it for a warning: a quarter of a gigabyte."""
+
+DECODER = 2
+"""Part of the key of what was decoded; another number decodes all anew."""
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
@@ -60,11 +68,26 @@ def load_folder(root: Path, size: int, cache: Path) -> Images:
     """
     files = list_images(root)
     path = cache / f"{folder_key(root, files, size)}.npz"
-    if not path.exists():
+    stored = _read(path, len(files), size)
+    if stored is None:
         _decode(root, files, size, path)
-    with np.load(path, allow_pickle=False) as stored:
-        pixels, errors = stored["pixels"], stored["errors"].tolist()
+        stored = _read(path, len(files), size)
+        if stored is None:
+            raise OSError(f"{path} changed while it was read")
+    pixels, errors = stored
     return Images(torch.from_numpy(pixels), *arrange(root, files, errors))
+
+
+def _read(path: Path, count: int, size: int) -> tuple[np.ndarray, list[str]] | None:
+    """Pixels and error texts of ``_decode``; None where they are missing or damaged."""
+    try:
+        arrays = read_npz(path, ("pixels", "errors"))
+    except InputError:
+        return None
+    pixels, errors = arrays["pixels"], arrays["errors"].tolist()
+    kept = count - sum(map(bool, errors)) if isinstance(errors, list) else -1
+    whole = pixels.dtype == np.uint8 and pixels.shape == (kept, 3, size, size)
+    return (pixels, errors) if whole and len(errors) == count else None
 
 
 def list_images(root: Path) -> list[Path]:
@@ -83,7 +106,7 @@ def folder_key(root: Path, files: list[Path], *more: object) -> str:
     """Key of what is made from image files: their names, sizes and times, and ``more``."""
     names = [str(path.relative_to(root)) for path in files]
     stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    content = repr((str(root.resolve()), *more, names, stats))
+    content = repr((DECODER, str(root.resolve()), *more, names, stats))
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
@@ -117,7 +140,7 @@ def _decode(root: Path, files: list[Path], size: int, path: Path) -> None:
     pixels = [image for image, error in decoded if not error]
     errors = [error for _, error in decoded]
     stacked = np.stack(pixels) if pixels else np.empty((0, 3, size, size), np.uint8)
-    with replacing(path, suffix=f".{os.getpid()}.partial") as output:  # every rank decodes
+    with replacing(path) as output:  # every rank decodes
         np.savez(output, pixels=stacked, errors=np.array(errors))
 
 
@@ -125,17 +148,42 @@ def try_decode(path: Path, size: int) -> tuple[np.ndarray, str]:
     """Image of a file by ``decode``, and an error text that is empty where it could be read."""
     try:
         return decode(path, size), ""
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return np.empty(0), f"not a readable image ({type(error).__name__})"
+    except Exception as error:  # a damaged file may end in any
+        return np.empty(0), f"not a readable image ({type(error).__name__}: {error})"
 
 
 def decode(path: Path, size: int) -> np.ndarray:
-    """Read one image as (3, size, size) uint8, as ``fit`` makes it."""
+    """Read one image as (3, size, size) uint8: upright, the shorter side resized, the centre cut.
+
+    Raises:
+        ValueError: If it has more than ``MAX_PIXELS`` pixels, or numbers outside its range.
+        OSError: If it is no image, or no file: a named pipe would be waited for.
+    """
+    if not path.is_file():
+        raise OSError("no file")
     with Image.open(path) as opened:
+        if opened.width * opened.height > MAX_PIXELS:
+            raise ValueError(f"{opened.width} x {opened.height} pixels; accepted: {MAX_PIXELS:,}")
         return fit(opened, size)
 
 
 def fit(image: Image.Image, size: int) -> np.ndarray:
-    """An image as (3, size, size) uint8: the shorter side resized, the centre cut out."""
-    image = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+    """An image as (3, size, size) uint8: upright, the shorter side resized, the centre cut out."""
+    image = _rgb(ImageOps.exif_transpose(image))
+    image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
     return np.asarray(image).transpose(2, 0, 1)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """An image with 8 bits per channel; of 16 bits all are used, real numbers are from 0 to 1.
+
+    Raises:
+        ValueError: If a number is outside its range.
+    """
+    largest = {"I": 65535, "F": 1}.get(image.mode, 65535 if image.mode.startswith("I;16") else None)
+    if largest is None:
+        return image.convert("RGB")
+    numbers = np.asarray(image).astype(np.float64)
+    if not ((numbers >= 0) & (numbers <= largest)).all():
+        raise ValueError(f"numbers outside 0 to {largest}")
+    return Image.fromarray((numbers * (255 / largest)).round().astype(np.uint8)).convert("RGB")

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ from tqdm import tqdm
 
 from uvit_lit.errors import InputError
 from uvit_lit.evaluation.features import Features
-from uvit_lit.files import replacing
+from uvit_lit.files import read_npz, replacing
 
 ROWS = 500
 """Images of which the kernel to all others is in memory at once."""
@@ -164,25 +163,37 @@ class Reference:
         """Read what ``write`` or pytorch-fid wrote.
 
         Raises:
-            ValueError: If the file is missing or has no mu and sigma that fit each other.
+            ValueError: If the file is missing or damaged, or mu, sigma and features do not fit
+                each other, are not finite, or sigma is no covariance.
         """
+        accepted = "accepted: an npz file with mu and sigma, as pytorch-fid writes"
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                mu, sigma = (torch.from_numpy(stored[name]).double() for name in ("mu", "sigma"))
-                features = (
-                    torch.from_numpy(stored["features"]).float()
-                    if "features" in stored
-                    else torch.empty(0, len(mu))
-                )
-        except (OSError, KeyError, ValueError, EOFError, TypeError, BadZipFile) as error:
+            arrays = read_npz(path, ("mu", "sigma"), ("features",))
+        except InputError as error:
+            raise InputError(f"statistics {error}; {accepted}") from None
+        mu, sigma = arrays["mu"], arrays["sigma"]
+        features = arrays.get("features", np.empty((0, mu.size)))
+        for name, array in {"mu": mu, "sigma": sigma, "features": features}.items():
+            if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+                raise InputError(f"statistics {path}: {name} has other than finite real numbers")
+        shapes = [array.shape for array in (mu, sigma, features)]
+        fit = mu.ndim == 1 and mu.size > 0 and sigma.shape == (mu.size, mu.size)
+        if not fit or features.ndim != 2 or features.shape[1] != mu.size:
             raise InputError(
-                f"statistics {path} cannot be read ({error}); accepted: an npz file with mu and "
-                "sigma, as pytorch-fid writes"
-            ) from None
-        if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
-            raise InputError(f"statistics {path} have mu {tuple(mu.shape)}, sigma "
-                             f"{tuple(sigma.shape)}, which do not fit each other")  # fmt: skip
-        return cls(mu, sigma, features)
+                f"statistics {path} have mu, sigma and features of shape "
+                f"{', '.join(map(str, shapes))}, which do not fit each other"
+            )
+        sigma = sigma.astype(np.float64)
+        largest = np.abs(sigma).max()
+        if not np.allclose(sigma, sigma.T, rtol=0, atol=1e-5 * largest):
+            raise InputError(f"statistics {path}: sigma is not symmetric, so no covariance")
+        lowest = np.linalg.eigvalsh(sigma)[0]
+        if lowest < -1e-4 * largest:
+            raise InputError(
+                f"statistics {path}: sigma has the eigenvalue {lowest:.3g}, so it is no covariance"
+            )
+        parts = (mu.astype(np.float64), sigma, features.astype(np.float32))
+        return cls(*map(torch.from_numpy, parts))
 
 
 class _Given(nn.Module):

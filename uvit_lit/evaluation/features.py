@@ -1,6 +1,7 @@
 """Networks that turn images into features, for Frechet distance, KID, precision and recall."""
 
 import importlib
+import inspect
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -34,8 +35,9 @@ class Features(nn.Module):
         try:
             probe = self(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
         except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
+            reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"features {name} fail on (2, 3, 32, 32) uint8 ({error}); accepted: what maps "
+                f"features {name} fail on (2, 3, 32, 32) uint8 ({reason}); accepted: what maps "
                 "images to (images, features)"
             ) from None
         if probe.ndim != 2 or len(probe) != 2:
@@ -43,6 +45,8 @@ class Features(nn.Module):
                 f"features {name} give shape {tuple(probe.shape)} for two images; accepted: "
                 "(images, features)"
             )
+        if not probe.isfinite().all():
+            raise InputError(f"features {name} of a black image are not finite")
         self.num_features = probe.shape[1]
 
     @torch.inference_mode()
@@ -82,13 +86,27 @@ def load_features(name: str, devices: Devices, inception_weights: Path | None = 
             f"features {name} need the package {package}: pip install -e '.[metrics]'"
         ) from None
     module, _, attribute = name.partition(":")
+    accepted = f"accepted: inception, {OFFLINE} or module:attribute"
+    if module.startswith("."):
+        raise InputError(f"features are {name!r}, relative to nothing; {accepted}")
     try:
         network = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"features are {name!r} ({error}); {accepted}") from None
+    if isinstance(network, type):
+        try:
+            inspect.signature(network).bind()
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"features {name} are a class that needs arguments ({error}); accepted: one without"
+            ) from None
+        network = network()
+    if not callable(network):
         raise InputError(
-            f"features are {name!r} ({error}); accepted: inception, {OFFLINE} or module:attribute"
-        ) from None
-    return Features(name, network() if isinstance(network, type) else network, devices)
+            f"features {name} are a {type(network).__name__}; accepted: a function, or a class of "
+            "modules"
+        )
+    return Features(name, network, devices)
 
 
 def _inception(weights: Path | None) -> nn.Module:

@@ -218,7 +218,7 @@ def load_probe(
     key = content_key(options, extract, *tensors)
     path = CACHE / f"probe_{extract.name.replace(':', '.')}_{key[:24]}.pt"
     if extract.devices.decide(path.exists()):
-        with suppress(ValueError):  # a damaged file is built anew
+        with suppress(ValueError, TypeError):  # a damaged file is built anew
             return Probe(**load(path)), key
     probe = Probe.build(extract, train, held_out, batch_size)
     if extract.devices.is_main:

@@ -1,6 +1,5 @@
 """The moving average of the weights, which is what a model samples with."""
 
-import math
 import sys
 import time
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ from lightning.pytorch.callbacks import TQDMProgressBar, WeightAveraging
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.tensorboard.summary import hparams
 from torchvision.utils import make_grid
 from tqdm import tqdm
@@ -23,11 +21,13 @@ from uvit_lit.plots import plot_gains, plot_spectra
 from uvit_lit.sampling import check_seeds, check_steps, find_solver, sample, to_uint8
 from uvit_lit.skips import SkipModulation
 from uvit_lit.training.module import DiffusionModule
-from uvit_lit.training.steps import StepCallback, is_due, is_logged
+from uvit_lit.training.steps import StepCallback, check_finite, is_due, is_logged
 
 
 class MovingAverage(WeightAveraging):
     """Exponential moving average of the weights, updated after every optimiser step.
+
+    It is where the model is, and its count on the CPU, so that no step waits for a device.
 
     Args:
         decay: Share of the old average in the new one, in [0, 1): an average over about
@@ -43,13 +43,36 @@ class MovingAverage(WeightAveraging):
     def __init__(self, decay: float = 0.999, warmup: bool = True) -> None:
         if not 0 <= decay < 1:
             raise InputError(f"decay is {decay}; accepted: from 0 to below 1")
+        super().__init__(device="cpu", use_buffers=False)
+        self.decay, self.warmup = decay, warmup
 
-        def update(averages: Any, weights: Any, count: Any) -> None:
-            n = int(count)
-            now = min(decay, (1 + n) / (10 + n)) if warmup else decay
-            get_ema_multi_avg_fn(now)(averages, weights, count)
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Follow the model to its device."""
+        assert self._average_model is not None
+        self._average_model.module.to(pl_module.device)
 
-        super().__init__(use_buffers=False, multi_avg_fn=update)
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
+    ) -> None:
+        """Update after the last batch of an optimiser step."""
+        if trainer.global_step > self._latest_update_step:
+            self.update(pl_module)
+            self._latest_update_step = trainer.global_step
+
+    @torch.no_grad()
+    def update(self, pl_module: LightningModule) -> None:
+        """Take the weights of a module into the average; the first ones are the average.
+
+        ``AveragedModel.update_parameters`` would ask the device for the count in every step.
+        """
+        average = self._average_model
+        assert average is not None
+        n = int(average.n_averaged)
+        decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
+        averages: list[Tensor] = list(average.module.parameters())
+        weights: list[Tensor] = list(pl_module.parameters())
+        torch._foreach_lerp_(averages, weights, 1 - decay if n else 1.0)
+        average.n_averaged += 1
 
 
 @contextmanager
@@ -75,7 +98,10 @@ def _writer(trainer: Trainer) -> Any:
 
 
 class RunProgressBar(TQDMProgressBar):
-    """One bar over the whole run, with rate and time left, also after a resume."""
+    """One bar over the whole run, with rate and time left, also after a resume.
+
+    Its loss is that of the last logged step: a device is not asked for more.
+    """
 
     @property
     def total_train_batches(self) -> int | float:
@@ -90,6 +116,14 @@ class RunProgressBar(TQDMProgressBar):
         bar = self.train_progress_bar
         bar.total = self.total_train_batches
         bar.n = bar.initial = trainer.global_step * trainer.accumulate_grad_batches
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """What stands beside the bar."""
+        if is_logged(trainer, trainer.global_step) or not hasattr(self, "_shown"):
+            losses = {k: v for k, v in trainer.callback_metrics.items() if k == "train/loss"}
+            loss = {name: f"{float(value):.3g}" for name, value in losses.items()}
+            self._shown = {**super().get_metrics(trainer, pl_module), **loss}
+        return self._shown
 
     def on_train_epoch_start(self, *_: Any) -> None:
         """Keep the bar: the run is one endless epoch."""
@@ -114,15 +148,10 @@ class LossByTime(StepCallback):
         """Log the means and empty the sums on the steps that are logged.
 
         Raises:
-            FloatingPointError: If the loss is not finite.
+            FloatingPointError: If the losses or the weights are not finite.
         """
         if is_logged(trainer, trainer.global_step):
-            total = float(self.training[0].sum())
-            if not math.isfinite(total):
-                raise FloatingPointError(
-                    f"training diverged: the loss is {total} at step {trainer.global_step}; try a "
-                    "lower --model.lr"
-                )
+            check_finite(trainer, pl_module)
             self._log(pl_module, "train", self.training)
             self.training.zero_()
 
@@ -229,6 +258,7 @@ class SampleGrid(StepCallback):
         due = is_due(step, self.every_n_steps) or step == trainer.max_steps
         if not due or writer is None:
             return
+        check_finite(trainer, pl_module)
         assert isinstance(pl_module, DiffusionModule)
         with averaged_weights(trainer, pl_module):
             images = self._sample(trainer, pl_module)
@@ -300,6 +330,7 @@ class SkipReport(StepCallback):
         writer = _writer(trainer)
         if not due or writer is None:
             return
+        check_finite(trainer, pl_module)
         y = batch["label"] if denoiser.backbone.num_classes else None
         with averaged_weights(trainer, pl_module):
             writer.add_figure("skips/gain", plot_gains(long_skips), step)

@@ -172,6 +172,10 @@ class DiffusionModule(LightningModule):
         self.warmup_steps, self.cooldown = warmup_steps, cooldown
         self.log_ratio, self.loss_weight = log_ratio, loss_weight
 
+    def on_train_start(self) -> None:
+        """No step had a loss that is not finite; ``check_finite`` looks, the steps do not wait."""
+        self.first_wrong_step = torch.tensor(-1, device=self.device)
+
     def _losses(
         self,
         batch: dict[str, Any],
@@ -186,7 +190,7 @@ class DiffusionModule(LightningModule):
         if log_ratio is not None:
             normal = np.random.default_rng(batch["seed"]).normal(*log_ratio, len(x0))
             t = self.denoiser.schedule.time_of(torch.from_numpy(-normal).exp())
-            t = self.denoiser.schedule.times(t.to(x0.device, torch.float32))
+            t = self.denoiser.schedule.times(t.float().to(x0.device, non_blocking=True))
         eps = torch.randn(x0.shape, generator=generator, device=x0.device)
         drop = torch.rand(len(x0), generator=generator, device=x0.device) < class_dropout
         y = torch.where(drop, self.denoiser.backbone.null_class, y)
@@ -197,7 +201,10 @@ class DiffusionModule(LightningModule):
         losses, t = self._losses(batch, self.class_dropout, self.log_ratio)
         weight = 1.0 if self.loss_weight == "plain" else self.denoiser.velocity_weight(t)
         loss = (weight * losses).mean()
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        wrong = (self.first_wrong_step < 0) & ~loss.detach().isfinite()
+        step = self.trainer.global_step + 1
+        self.first_wrong_step = torch.where(wrong, step, self.first_wrong_step)
+        self.log("train/loss", loss.detach())
         return {"loss": loss, "losses": losses.detach(), "t": t}
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:

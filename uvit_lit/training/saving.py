@@ -1,19 +1,32 @@
-"""When a run saves, and how a save survives a kill."""
+"""When a run saves, how a save survives a kill, and from what a run goes on."""
 
+import copy
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from packaging.version import InvalidVersion, Version
+from torch import Tensor
 
-from uvit_lit.errors import InputError
+from uvit_lit.errors import InputError, shorten
 from uvit_lit.files import write_torch
-from uvit_lit.training.steps import StepCallback, is_due
+from uvit_lit.training.steps import StepCallback, check_finite, is_due
 
 
 class Checkpoints(StepCallback, Checkpoint):
     """Write ``last.ckpt`` now and then and at the end of the run, and keep some for good.
+
+    A run that gets SIGTERM, as a cluster sends it, saves after the step that it is in and ends.
+    Weights that are not finite are not saved: the last good checkpoint stays.
+
+    Attributes:
+        saved: The newest checkpoint that this run has written, and its step; None at first.
+        terminated: Whether SIGTERM came.
 
     Args:
         every_n_steps: Optimiser steps between two saves of ``last.ckpt``, at least 1.
@@ -30,18 +43,40 @@ class Checkpoints(StepCallback, Checkpoint):
                 "accepted: at least 1 and at least 0"
             )
         self.every_n_steps, self.keep_every_n_steps = every_n_steps, keep_every_n_steps
+        self.saved: tuple[Path, int] | None = None
+        self.terminated = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take SIGTERM over from Lightning, which would stop at once and save nothing.
+
+        Lightning puts back what was there before the run.
+        """
+        super().on_train_start(trainer, pl_module)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._terminate)
+
+    def _terminate(self, *_: Any) -> None:
+        self.terminated = True
 
     def after_step(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         """Save what is due; Lightning runs this after the weights were averaged."""
         step = trainer.global_step
+        if trainer.world_size > 1:  # the signal may reach the processes at different steps
+            stop = trainer.strategy.reduce_boolean_decision(self.terminated, all=False)
+            self.terminated = bool(stop)
+        trainer.should_stop = trainer.should_stop or self.terminated
         if trainer.log_dir is None:
             return
         directory = Path(trainer.log_dir) / "checkpoints"
-        ending = step == trainer.max_steps or trainer.should_stop
-        if is_due(step, self.keep_every_n_steps):
-            trainer.save_checkpoint(directory / f"step={step}.ckpt", weights_only=False)
-        if is_due(step, self.every_n_steps) or ending:  # the newest file, from which a run goes on
-            trainer.save_checkpoint(directory / "last.ckpt", weights_only=False)
+        names = [f"step={step}"] if is_due(step, self.keep_every_n_steps) else []
+        if is_due(step, self.every_n_steps) or step == trainer.max_steps or trainer.should_stop:
+            names.append("last")  # the newest file, from which a run goes on
+        if names:
+            check_finite(trainer, pl_module)
+        for name in names:
+            path = directory / f"{name}.ckpt"
+            trainer.save_checkpoint(path, weights_only=False)
+            self.saved = path, step
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -50,3 +85,90 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
         """Write beside ``path``, then rename; an ``OSError`` leaves ``path`` as it was."""
         write_torch(Path(path), checkpoint)
+
+
+def check_checkpoint(saved: dict[str, Any], trainer: Trainer, module: LightningModule) -> None:
+    """Compare a checkpoint with what this run would save after a step.
+
+    Args:
+        saved: The content of a file.
+        trainer: Of the run that is to go on.
+        module: Of the same architecture as the one that was saved.
+
+    Raises:
+        ValueError: If an entry is missing, has another type, shape or range, or is not finite, or
+            the counts of the steps contradict each other.
+    """
+    own = _example(trainer, module)
+    if problem := _difference(saved, own):
+        raise InputError(f"it is no whole checkpoint of this run: {problem}")
+    try:
+        Version(saved["pytorch-lightning_version"])
+    except InvalidVersion:
+        raise InputError("it is no checkpoint of Lightning: it names no version") from None
+    step = saved["global_step"]
+    progress = saved["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]
+    for name, value in (
+        ("loops", progress["optimizer"]["step"]["total"]["completed"]),
+        ("MovingAverage", saved["callbacks"]["MovingAverage"]["latest_update_step"]),
+    ):
+        if value != step:
+            raise InputError(f"it contradicts itself: it is of step {step}, its {name} of {value}")
+
+
+def _example(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    """A checkpoint of this run, of which the numbers are none: its tensors are on ``meta``."""
+    shadow = copy.deepcopy(module).to("meta")
+    shadow.trainer = trainer
+    optimizers: Any = shadow.configure_optimizers()
+    (optimizer,), (schedule,) = optimizers
+    for parameter in shadow.parameters():
+        parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
+    optimizer.step()
+    weights = shadow.state_dict()
+    return {
+        "epoch": 0,
+        "global_step": 0,
+        "pytorch-lightning_version": "",
+        "state_dict": weights,
+        "current_model_state": weights,
+        "averaging_state": {"n_averaged": torch.tensor(0)},
+        "loops": {"fit_loop": trainer.fit_loop.state_dict()},
+        "callbacks": {"MovingAverage": {"latest_update_step": 0}},
+        "optimizer_states": [optimizer.state_dict()],
+        "lr_schedulers": [schedule["scheduler"].state_dict()],
+        "hyper_parameters": {},
+        "datamodule_hyper_parameters": {},
+    }
+
+
+def _difference(saved: Any, own: Any, name: str = "") -> str | None:
+    """The first place at which plain data is not like other plain data; more entries may be."""
+    if isinstance(own, dict):
+        if not isinstance(saved, dict):
+            return f"{name} is {shorten(saved)}"
+        for key, value in own.items():
+            place = f"{name}.{key}" if name else str(key)
+            if key not in saved:
+                return f"{place} is missing"
+            if problem := _difference(saved[key], value, place):
+                return problem
+        return None
+    if isinstance(own, list | tuple):
+        if not isinstance(saved, list | tuple) or len(saved) != len(own):
+            return f"{name} is {shorten(saved)}"
+        pairs = enumerate(zip(saved, own, strict=True))
+        problems = (_difference(one, other, f"{name}.{i}") for i, (one, other) in pairs)
+        return next(filter(None, problems), None)
+    if isinstance(own, Tensor):
+        if not isinstance(saved, Tensor) or saved.shape != own.shape or saved.dtype != own.dtype:
+            return f"{name} is {shorten(saved)}, not of {own.dtype} and shape {tuple(own.shape)}"
+        return None if saved.isfinite().all() else f"{name} is not finite"
+    if own is None or isinstance(own, bool | str):
+        return None if type(saved) is type(own) else f"{name} is {shorten(saved)}"
+    is_number = type(saved) in (int, float) and abs(saved) < 2**63
+    return (
+        None
+        if is_number and (type(saved) is int or type(own) is float) and saved >= 0
+        else (f"{name} is {shorten(saved)}")
+    )

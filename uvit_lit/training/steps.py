@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 
@@ -13,6 +14,20 @@ def is_logged(trainer: Trainer, step: int) -> bool:
 def is_due(step: int, every: int) -> bool:
     """Whether a step is one of every so many; of every 0 none is."""
     return every > 0 and step % every == 0
+
+
+def check_finite(trainer: Trainer, module: LightningModule) -> None:
+    """Look whether the losses so far and the weights are finite; this waits for the device.
+
+    Raises:
+        FloatingPointError: If they are not.
+    """
+    step = trainer.global_step
+    wrong = int(module.first_wrong_step)  # type: ignore[arg-type]
+    if wrong >= 0:
+        raise FloatingPointError(f"training diverged: the loss is not finite at step {wrong}")
+    if not torch.stack([p.isfinite().all() for p in module.parameters()]).all():
+        raise FloatingPointError(f"training diverged: the weights are not finite at step {step}")
 
 
 class StepCallback(Callback):

@@ -1,0 +1,128 @@
+"""The configuration of a run: which file, and that it says everything once and in full."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import get_loader, set_loader
+
+from uvit_lit.errors import InputError
+
+PACKAGE = Path(__file__).parents[1]
+CONFIGS = next(d for d in (PACKAGE / "configs", PACKAGE.parent / "configs") if d.is_dir())
+"""The configurations: in the wheel inside the package, in the repository beside it."""
+
+
+def default_config(backbone: str) -> Path:
+    """The configuration of a command line that names none."""
+    return CONFIGS / f"cifar10_{backbone}_tiny.yaml"
+
+
+MAX_CHARACTERS, MAX_DEPTH = 100_000, 20
+"""Of a configuration; those of the package have 4,000 and 4."""
+
+STRICT = "strict_yaml"
+"""Name of the reader below where jsonargparse takes one."""
+
+Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_yaml(text: str) -> Any:
+    """Read YAML as jsonargparse does, of which no value is hidden and none grows when it is read.
+
+    Raises:
+        YAMLError: If it is none, names a key twice, refers to another part of itself (``*name``,
+            of which a few lines can make billions of values), or is long or deep beyond use.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise yaml.YAMLError(f"it has {len(text)} characters; accepted: {MAX_CHARACTERS}")
+    depth = 0
+    for event in yaml.parse(text, Loader=Loader):
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError(f"it has the alias *{event.anchor}; accepted: none")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"it is nested deeper than {MAX_DEPTH}")
+    for key in _repeated(yaml.compose(text, Loader=Loader)):
+        raise yaml.YAMLError(f"it has the key {key} twice")
+    return get_loader("yaml")(text)
+
+
+set_loader(STRICT, read_yaml, exceptions=(yaml.YAMLError,))
+
+
+def _repeated(node: Any) -> Iterator[str]:
+    """Keys that a mapping at or below a node has more than once."""
+    if isinstance(node, yaml.MappingNode):
+        keys = [str(key.value) for key, _ in node.value]
+        yield from {key for key in keys if keys.count(key) > 1}
+        for _, value in node.value:
+            yield from _repeated(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _repeated(value)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Entries of a configuration file.
+
+    Raises:
+        ValueError: If there is no such file, or ``read_yaml`` refuses it.
+        OSError: If it cannot be read.
+    """
+    if not path.is_file():
+        raise InputError(f"configuration {path} does not exist")
+    try:
+        content = read_yaml(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:  # of a text that is no UTF-8, or of a value
+        raise InputError(f"configuration {path} is refused: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"configuration {path} is refused: it holds no entries")
+    return content
+
+
+def choose_config(backbones: tuple[str, ...]) -> str:
+    """Find the backbone, and add its default configuration to a command line that names none.
+
+    Args:
+        backbones: Accepted backbones; the first is the default.
+
+    Returns:
+        The backbone of the command line, else of the last configuration that names one.
+
+    Raises:
+        ValueError: If ``read_config`` refuses a configuration, the option is abbreviated (a file
+            that is not known here would be merged over the default one), or there is no such
+            backbone.
+    """
+    named, chosen, arguments = [], [], iter(sys.argv[1:])
+    for argument in arguments:
+        option, has_value, value = argument.partition("=")
+        if option == "--config":
+            named.append(value if has_value else next(arguments, ""))
+        elif option == "--backbone":
+            chosen.append(value if has_value else next(arguments, ""))
+        elif argument.startswith("-c") or (len(option) > 2 and "--config".startswith(option)):
+            raise InputError(f"option {option} is unknown; accepted: --config FILE")
+    contents = [read_config(Path(name)) for name in named]
+    configured = [content["backbone"] for content in contents if "backbone" in content]
+    backbone = [backbones[0], *configured, *chosen][-1]
+    if backbone not in backbones:
+        raise InputError(f"backbone is {backbone!r}; accepted: {', '.join(backbones)}")
+    if not named:
+        sys.argv[1:1] = ["--config", str(default_config(backbone))]
+    return str(backbone)
+
+
+def flatten(entries: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Entries of a configuration by their full names: ``model.lr``."""
+    flat: dict[str, Any] = {}
+    for name, value in entries.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
