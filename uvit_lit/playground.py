@@ -166,7 +166,8 @@ class Playground:
             )
         values: dict[str, Any] = {"per_skip": bool(lists)}
         for knob, (low, high, _) in KNOBS.items():
-            given, start = settings.get(knob), self.starts[knob]
+            given: Any = settings.get(knob)
+            start = self.starts[knob]
             if isinstance(given, list) and len(given) == 1:
                 (given,) = given
             column = dict.fromkeys(acting, given)
