@@ -496,6 +496,7 @@ class Page:
 
     def _sampling_controls(self, gr: Any) -> None:
         """Controls of the images."""
+        from uvit_lit.playground import LIMITS
         from uvit_lit.sampling import SOLVERS
 
         start, controls = self.start, self.controls
@@ -506,7 +507,12 @@ class Page:
                     start["seed"], label="Seed", precision=0, minimum=0, min_width=90
                 )
                 controls["n"] = gr.Number(
-                    start["n"], label="Images", precision=0, minimum=1, maximum=64, min_width=90
+                    start["n"],
+                    label="Images",
+                    precision=0,
+                    minimum=1,
+                    maximum=LIMITS["n"][1],
+                    min_width=90,
                 )
             controls["classes"] = gr.Dropdown(
                 model.class_names, value=start["classes"] or [], multiselect=True,
@@ -514,9 +520,13 @@ class Page:
             )  # fmt: skip
             if not isinstance(start["cfg"], list):
                 controls["cfg"] = gr.Slider(
-                    0, 10, start["cfg"], step=0.1, label="Guidance", visible=model.can_guide
+                    *LIMITS["cfg"],
+                    start["cfg"],
+                    step=0.1,
+                    label="Guidance",
+                    visible=model.can_guide,
                 )
-            controls["steps"] = gr.Slider(1, 100, start["steps"], step=1, label="Steps")
+            controls["steps"] = gr.Slider(*LIMITS["steps"], start["steps"], step=1, label="Steps")
             controls["solver"] = gr.Dropdown(
                 sorted({*SOLVERS, start["solver"]}), value=start["solver"], label="Solver"
             )

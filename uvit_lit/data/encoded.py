@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from uvit_lit.data.folder import Images, arrange, folder_key, list_images, try_decode
 from uvit_lit.distributed import choose_device
 from uvit_lit.files import write
 from uvit_lit.latents import Autoencoder
+from uvit_lit.progress import progress
 
 
 def load_latents(
@@ -84,7 +84,7 @@ def _encode(
     try:
         with (
             ThreadPoolExecutor(os.cpu_count()) as pool,
-            tqdm(total=len(files), desc="encoding latents", unit="img") as bar,
+            progress(total=len(files), desc="encoding latents", unit="img") as bar,
         ):
             for start in range(0, len(files), batch_size):
                 chunk = files[start : start + batch_size]
