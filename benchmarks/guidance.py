@@ -27,7 +27,7 @@ from uvit_lit.evaluation.features import load_features
 from uvit_lit.evaluation.reference import labelled_images, load_probe, load_reference
 from uvit_lit.generation import draw_labels
 from uvit_lit.guidance import Guided, WithSkips
-from uvit_lit.options import preset_settings
+from uvit_lit.options import ReferenceOptions, preset_settings
 from uvit_lit.sampling import sample, to_uint8
 from uvit_lit.skips import override_skips
 
@@ -94,7 +94,6 @@ def main() -> None:
     parser.add_argument("--data", default="folder", help="default: folder")
     parser.add_argument("--data_root", default="data/cifar10-jpeg")
     parser.add_argument("--features", default="efficientnet-lite0", help="as evaluate.py's")
-    parser.set_defaults(inception_weights=None)
     args = parser.parse_args()
 
     device = choose_device("auto")
@@ -103,10 +102,12 @@ def main() -> None:
     long_skips = denoiser.backbone.long_skips
     data = ImageData(args.data, args.data_root, image_size=model.image_shape[-1])
     data.setup()
+    assert data.validation is not None
     extract = load_features(args.features, Devices(device))
     train, held_out, _ = labelled_images(data, names)
-    reference, _ = load_reference(args, extract, data.validation.pixels)
-    probe, _ = load_probe(args, extract, train, held_out)
+    options = ReferenceOptions(features=args.features)
+    reference, _ = load_reference(options, extract, data.validation.pixels, args.batch_size)
+    probe, _ = load_probe(options, extract, train, held_out, args.batch_size)
 
     nothing: dict[str, Any] = {}
     settings: dict[str, tuple[dict[str, Any], Around | None]] = {"none": (nothing, None)}
@@ -120,19 +121,22 @@ def main() -> None:
 
     seeds = list(range(args.n))
     labels = draw_labels(model, None, seeds)
+    assert labels is not None
     heads = ["setting", "KID", "KID - none", "class share", "precision", "recall",
              "power above 0.75, dB", "time"]  # fmt: skip
     print(f"real images: class share {interval(estimate(probe.right))}\n")
     print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|", flush=True)
     base: dict[str, Any] = {}
+    draw = partial(
+        sample, shape=model.image_shape, steps=args.steps, precision=args.precision,
+        batch_size=args.batch_size, device=device,
+    )  # fmt: skip
+    draw(denoiser, seeds=seeds[: args.batch_size], labels=labels[: args.batch_size])  # not timed
     for name, (given, around) in chosen.items():
         override_skips(long_skips, **given)
         sampler = denoiser if around is None else around(denoiser)
         start = time.process_time()
-        images = to_uint8(sample(
-            sampler, model.image_shape, seeds, labels, steps=args.steps, precision=args.precision,
-            batch_size=args.batch_size, device=device,
-        ))  # fmt: skip
+        images = to_uint8(draw(sampler, seeds=seeds, labels=labels))
         seconds = time.process_time() - start
         features = torch.cat([extract(some) for some in images.split(args.batch_size)])
         distances = Distances(reference, {"kid", "precision_recall"})

@@ -370,6 +370,7 @@ def test_a_layer_that_is_called_with_something_else_is_named(at, message):
         network(torch.randn(1, 3, 8, 8), 0)
 
 
+@pytest.mark.slow
 def test_a_network_that_is_compiled_with_modulations():
     network = make_uvit()
     torch.compiler.reset()
@@ -401,7 +402,7 @@ class Official(UViT):
         assert (num_classes, sizes["num_heads"]) == (-1, 8)
 
 
-PAGE = (ROOT / "docs" / "modulate.md").read_text()
+PAGE = (ROOT / "docs" / "how-to" / "modulate.md").read_text()
 EXAMPLES = {
     section.partition("\n")[0]: code
     for section in PAGE.split("\n## ")[1:]

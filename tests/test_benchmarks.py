@@ -60,3 +60,22 @@ def test_a_race_trains_measures_and_draws(tmp_path, folder):
     assert tables[0] == tables[1]
     assert tables[0].count("| recipe | 0 |") == tables[0].count("| butterworth | 0 |") == 1
     assert (tmp_path / "race.png").exists()
+
+
+@pytest.mark.slow
+def test_settings_are_compared_with_none_on_the_same_seeds(tmp_path, folder, trained):
+    command = [
+        sys.executable, ROOT / "benchmarks" / "guidance.py", "--ckpt", trained, "--guide", trained,
+        "--data_root", folder, "--features", "test_evaluate:moments", "--n", "8", "--steps", "2",
+        "--only", "cfg low 2, high 1.2", "away from --guide, w = 2", "b = 1.1 all",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True,
+                          timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][1:]
+    assert [row[0] for row in rows] == ["| none", "| cfg low 2, high 1.2",
+                                        "| away from --guide, w = 2", "| b = 1.1 all"]  # fmt: skip
+    itself = rows[2][2]  # guided away from itself it is itself
+    assert itself == "+0.000 [+0.000, +0.000]"
+    assert rows[1][2] != itself != rows[3][2]

@@ -62,6 +62,7 @@ def same_pictures(one, two, pattern):
         assert abs(images[0] - images[1]).max() <= 1, name
 
 
+@pytest.mark.slow
 def test_sample_writes_the_same_images(both):
     options = ["--n", "5", "--batch_size", "2"]
     one, two = both("sample.py", *options, "--images")

@@ -386,7 +386,8 @@ def test_options_may_not_contradict_a_file_that_says(trained, capsys):
 
 
 @pytest.mark.parametrize(
-    ("out", "message"), [("model.bin", ".safetensors or .pth"), ("there.pth", "exists already")]
+    ("out", "message"),
+    [("model.bin", ".safetensors, .pth or .onnx"), ("there.pth", "exists already")],
 )
 def test_an_export_that_cannot_be(trained, tmp_path, capsys, out, message):
     (tmp_path / "there.pth").write_text("mine")

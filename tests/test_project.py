@@ -6,12 +6,15 @@ import inspect
 import re
 import shlex
 import sys
+from functools import partial
+from pathlib import Path
 from string import Template
 
 import pytest
 import torch
 import yaml
 from conftest import ROOT
+from scipy import signal
 
 import uvit_lit
 from uvit_lit.cli import train
@@ -71,11 +74,13 @@ def test_a_configuration_builds_its_model(path, monkeypatch, tmp_path):
     assert expected is None or sum(p.numel() for p in model.parameters()) == expected
 
 
-README = (ROOT / "README.md").read_text()
-PAGES = [README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))]
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+}
 COMMANDS = [
     shlex.split(Template(line).safe_substitute(variables), comments=True)
-    for page in PAGES
+    for page in PAGES.values()
     for variables in [
         {"filter": "chebyshev", "cutoff": "0.4", "s": "1", "seed": "1", "steps": "1,2"}
         | dict(re.findall(r'^ *(\w+)="(.*)"$', page, re.M))
@@ -96,20 +101,24 @@ def test_a_configuration_names_every_option(backbone, monkeypatch):
     assert config.keys() >= {f.name for f in dataclasses.fields(SkipSettings)}
 
 
-def test_the_readme_has_commands():
-    assert {command[1] for command in COMMANDS} >= {"train.py", "sample.py", "demo"}
+def test_the_pages_have_commands():
+    programs = {command[1].removesuffix(".py") for command in COMMANDS}
+    assert programs >= {"train", "sample", "sweep", "evaluate", "edit", "export", "compare", "plot"}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_command_of_the_docs_is_accepted(command, monkeypatch):
-    program, arguments = command[1], command[2:]
+    program = command[1]
+    arguments = [
+        "butterworth" if word == "bessel" else word for word in command[2:]
+    ]  # the tutorial's
     monkeypatch.chdir(ROOT)
     if command[0] == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert program in targets
     elif program == "train.py":
         for module in ("uvit_lit.cli.train", "uvit_lit.training.module"):  # PATH
-            monkeypatch.setattr(f"{module}.find_checkpoint", lambda path, *_: path)
+            monkeypatch.setattr(f"{module}.find_checkpoint", lambda path, *_: Path(path))
         monkeypatch.setattr("uvit_lit.training.module.initialise", lambda *_: None)
         build(monkeypatch, arguments)
     else:
@@ -117,12 +126,66 @@ def test_a_command_of_the_docs_is_accepted(command, monkeypatch):
         importlib.import_module(f"uvit_lit.cli.{name}").build_parser().read(arguments)
 
 
-def test_the_python_of_the_readme_runs():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+BLOCKS = [
+    (name, code)
+    for name, page in PAGES.items()
+    if "results/" not in name and not name.endswith("modulate.md")  # parts; tests/test_attach.py
+    for code in re.findall(r"^```python\n(.*?)```", page, re.DOTALL | re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize(("name", "code"), BLOCKS, ids=[name for name, _ in BLOCKS])
+def test_the_python_of_the_pages_runs(name, code, monkeypatch):
+    monkeypatch.setattr(uvit_lit, "generate", partial(uvit_lit.generate, steps=2), raising=False)
     names = {}
-    exec(code.replace("s=0.5", "s=0.5, steps=2"), names)
-    assert names["images"].shape == (16, 3, 32, 32)
-    assert names["images"].dtype == torch.uint8
+    exec(code, names)
+    if "images" in names:
+        assert names["images"].shape == (16, 3, 32, 32)
+        assert names["images"].dtype == torch.uint8
+    if "again" in names:  # the same settings in two ways
+        assert torch.equal(names["again"], names["detailed"])
+        assert not torch.equal(names["again"], names["plain"])
+    if "train" in names:
+        image, label = names["train"][0]
+        assert image.size == (32, 32)
+        assert 0 <= label < len(names["train"].classes)
+
+
+def test_the_solver_of_the_pages_is_ddim():
+    """With as many even steps it draws the same images, to rounding of the times."""
+    (code,) = [code for _, code in BLOCKS if "def euler" in code]
+    names = {}
+    exec(code, names)
+    model = uvit_lit.load_model()
+    own, ddim = (
+        uvit_lit.generate(model, 2, solver=solver, steps=10).float()
+        for solver in (names["euler"], "ddim")
+    )
+    assert (own - ddim).abs().mean() < 2
+
+
+def test_the_family_of_the_tutorial_is_one_line(monkeypatch):
+    """Its diff applies, and the filter that it adds has the response of scipy's Bessel."""
+    (diff,) = re.findall(r"^```diff\n(.*?)```", PAGES["docs/tutorial.md"], re.DOTALL | re.MULTILINE)
+    header, lines = diff.partition("@@\n")[::2]
+    path = ROOT / re.findall(r"^\+\+\+ b/(.*)$", header, re.MULTILINE)[0]
+    before, after = (
+        "".join(line[1:] for line in lines.splitlines(True) if line[0] in kept)
+        for kept in (" -", " +")
+    )
+    assert len(after.splitlines()) == len(before.splitlines()) + 1
+    source = path.read_text()
+    assert source.count(before) == 1
+    names = {}
+    exec(source.replace(before, after), names)
+    assert names["LEARNED"]["bessel"] == ("s", "cutoff")
+    for name in ("FILTERS", "PROTOTYPES"):
+        monkeypatch.setattr(f"uvit_lit.filters.{name}", names[name])
+    frequency = torch.linspace(0.01, 1.4, 20, dtype=torch.float64)
+    response = uvit_lit.LowPass("bessel", order=4)(frequency[:, None] * torch.eye(1, 2), cutoff=0.5)
+    design = signal.besselap(4, norm="mag")
+    expected = abs(signal.freqs_zpk(*design, worN=(frequency / 0.5).numpy())[1])
+    torch.testing.assert_close(response, torch.from_numpy(expected))
 
 
 def test_the_public_names_are_there():
@@ -132,6 +195,26 @@ def test_the_public_names_are_there():
         uvit_lit.Diffusion  # noqa: B018
 
 
-def test_links_and_pictures_of_the_readme_exist():
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+def anchors(page):
+    """Anchors of the headings of a page, as GitHub and the site make them."""
+    headings = re.findall(
+        r"^#+ (.*)$", re.sub(r"```.*?```", "", page, flags=re.DOTALL), re.MULTILINE
+    )
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_and_pictures_of_a_page_exist(name):
+    for target in re.findall(r"\]\(([^)\s]+)\)", PAGES[name]):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (ROOT / name).parent / path if path else ROOT / name
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there.read_text()), target
+
+
+def test_the_site_has_every_page():
+    text = (ROOT / "mkdocs.yml").read_text()
+    pages = {name.removeprefix("docs/") for name in PAGES if name.startswith("docs/")}
+    assert pages == set(re.findall(r"^ *- [^#\n]*: (\S+\.md)$", text, re.MULTILINE))

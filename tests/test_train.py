@@ -104,6 +104,21 @@ def test_a_run_on_a_data_set_of_ones_own_resumes_with_any_number_of_workers(fold
     assert differences(whole, parts) == []
 
 
+@pytest.mark.parametrize("filter", ["none", "butterworth"])
+def test_a_run_of_an_older_version_goes_on(folder, filter):
+    """Its checkpoint has the settings of the skips beside the other arguments, and no backbone."""
+    whole = load(run(folder, 6, "whole", filter=filter))
+    path = run(folder, 3, "parts", filter=filter)
+    content = load(path)
+    content["hyper_parameters"] |= {
+        **content["hyper_parameters"].pop("skip"), "s": 0.9, "learn_b": False
+    }  # fmt: skip
+    del content["hyper_parameters"]["backbone"]
+    torch.save(content, path)
+    parts = load(run(folder, 6, "parts", ckpt_path="last", filter=filter))
+    assert differences(whole, parts) == []
+
+
 def test_a_run_that_cools_down_resumes(folder):
     path = run(folder, 8, "whole", **{"model.cooldown": 0.5, "checkpoints.keep_every_n_steps": 5})
     whole = load(path)

@@ -252,7 +252,7 @@ def test_sizes_that_do_not_fit_are_named(wrong, message):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (["--backbone=vgg"], "invalid choice: 'vgg'"),
+        (["--backbone=vgg"], "backbone is 'vgg'; accepted: uvit, unet"),
         (["--backbone=uvit"], "backbone is uvit here and unet in the checkpoint"),
         (["--model.embed_dim=32"], "model.embed_dim"),
         (["--model.head_dim=4"], "head_dim is 4 here and 8 in the checkpoint"),

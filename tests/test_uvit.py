@@ -107,8 +107,8 @@ def test_a_learned_filter_adds_its_numbers_and_no_more():
     added = {k: v.shape for k, v in filtered.state_dict().items() if k not in plain.state_dict()}
     names = [f"long_skips.{i}.learned.{name}.raw" for i in (0, 1) for name in ("s", "cutoff")]
     assert added == dict.fromkeys(names, (1,))
-    flat = UViT(**SMALL, filter="flat").state_dict().keys() - plain.state_dict().keys()
-    assert flat == {f"long_skips.{i}.learned.s.raw" for i in (0, 1)}
+    flat = UViT(**SMALL, skip=SkipSettings("flat", s=0.9)).state_dict().keys()
+    assert flat - plain.state_dict().keys() == {f"long_skips.{i}.learned.s.raw" for i in (0, 1)}
 
 
 @pytest.mark.parametrize(("filter", "b"), [("butterworth", 1.0), ("step", 1.2)])

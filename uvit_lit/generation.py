@@ -352,12 +352,13 @@ class Generation:
         Args:
             skips: The options in force; ``acts_on`` and ``long_skips`` say where and how.
         """
-        return {
+        parameters = {
             **describe(self.model, skips),
             **asdict(self.options),
             "labels": self.labels,
             "class_names": self.model.class_names,
         }
+        return json.loads(json.dumps(parameters))  # as they are read from a picture
 
 
 def describe(model: Model, skips: SkipOptions) -> dict[str, Any]:

@@ -39,7 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "freeu_v2": {"filter": "freeu_box", "s": 0.9, "b": 1.4, "b_channels": 0.5, "skips": "inner"},
 }
 """Name of each preset and its settings, on the skips that the model names unless it says which.
-Options given beside a preset come before it. docs/detail.md has their effect on a model."""
+Options given beside a preset come before it. docs/results/detail.md has their effect."""
 
 if TYPE_CHECKING:
     Filter: TypeAlias = str

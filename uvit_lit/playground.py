@@ -183,7 +183,7 @@ class Playground:
             if isinstance(given, list):
                 column = dict(zip(acting, given, strict=True))
             each = [start[k] if column.get(k) is None else column[k] for k in range(len(start))]
-            single = self.single_start(knob) if given is None or knob in lists else given
+            single: Any = self.single_start(knob) if given is None or knob in lists else given
             for value in (single, *each):
                 _check(knob, value, low, high)
             values[knob] = single

@@ -187,7 +187,7 @@ def scale_backbone(
     return x * alpha.to(x.dtype)
 
 
-class _Acting(nn.Module):
+class Acting(nn.Module):
     """One set of numbers at work on a grid: filter the skip features, scale the backbone features.
 
     The gain is applied in the Hartley basis: skip + Q (c . (Q^T skip)), with c = gain - 1 and the
@@ -223,7 +223,7 @@ class _Acting(nn.Module):
         backbone = scale_backbone(backbone, b, prefix, channels, self.settings.b_map)
         basis = self.get_buffer("basis")
         if basis.shape[1]:
-            basis = F.pad(basis, (0, 0, prefix, 0)).to(skip.dtype).expand(len(skip), -1, -1)
+            basis = F.pad(basis, (0, 0, prefix, 0)).to(skip.dtype).expand(skip.shape[0], -1, -1)
             change = self._change().to(skip.dtype)[:, None] * (basis.mT @ skip)
             skip = torch.baddbmm(skip, basis, change.to(skip.dtype)).to(skip.dtype)
         return backbone, skip
@@ -429,9 +429,9 @@ class SkipModulation(nn.Module):
 
     def _build(self, grid: tuple[int, int]) -> None:
         """Prepare what acts for a grid."""
-        acting = {"trained": _Acting(self.trained, dict(self.learned), grid)}
+        acting = {"trained": Acting(self.trained, dict(self.learned), grid)}
         if self.override is not None:
-            acting["override"] = _Acting(self.override, self._learned_in_force(), grid)
+            acting["override"] = Acting(self.override, self._learned_in_force(), grid)
         device = next((buffer.device for buffer in self._acting.buffers()), "cpu")
         self._acting, self._built = nn.ModuleDict(acting).to(device), grid
 

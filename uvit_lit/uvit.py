@@ -51,7 +51,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention, each (B, heads, T, D / heads).
 
     On a CPU the backward pass of the fused kernel does not use the processor's bfloat16 products;
-    written as two products it does (docs/speed.md).
+    written as two products it does (docs/results/speed.md).
     """
     if query.is_cpu and query.requires_grad and query.dtype == torch.bfloat16:
         scores = query * query.shape[-1] ** -0.5 @ key.mT

@@ -4,7 +4,9 @@
 
 A .safetensors file has everything: architecture, filters, schedule, classes. A directory, or
 hf://user/name on the Hugging Face Hub, has such a file and a model card beside it. A .pth file has
-the layout of the official U-ViT code, which loads it; it has no place for filters.
+the layout of the official U-ViT code, which loads it; it has no place for filters. A .onnx file is
+the denoiser for other programs, with s, b and the cutoff of every long skip as inputs. With
+--format web a directory gets a page that draws in a browser.
 """
 
 from dataclasses import dataclass
@@ -23,7 +25,11 @@ class ExportOptions:
         ckpt: Checkpoint; last is the newest below runs/.
         num_heads: Attention heads, of official weights of an unpublished width.
         schedule: Noise schedule of such weights; by default the published one.
-        dtype: Of the tensors; float16 halves the file, and every command reads it.
+        dtype: Of the tensors; float16 halves the file, and every command reads it. int8 is for
+            .onnx and web alone.
+        format: Content of a directory: weights with their card, or a static page with the model.
+        onnxruntime_web: The npm package onnxruntime-web for a page, a folder or .tgz; by default
+            npm downloads it.
         data: Data set of a run that read it from a folder: evaluate will compare with it.
         skips: Long skips that a single s or b acts on: all, inner, outer or numbers with commas, 0
             the outermost; by default as the model.
@@ -35,7 +41,9 @@ class ExportOptions:
     ckpt: str = "last"
     num_heads: int | None = None
     schedule: Literal["vp", "linear", "cosine", "sd"] | None = None
-    dtype: Literal["float32", "float16"] = "float32"
+    dtype: Literal["float32", "float16", "int8"] = "float32"
+    format: Literal["weights", "web"] = "weights"
+    onnxruntime_web: Path | None = None
     data: Literal["cifar10", "cifar100"] | None = None
     skips: str | None = None
     licence: str | None = None
@@ -46,7 +54,9 @@ def build_parser() -> Parser:
     """Options of the command."""
     parser = Parser("export", __doc__, ExportOptions)
     parser.add_argument(
-        "out", type=str, help="file to write, .safetensors or .pth; a directory; or hf://user/name"
+        "out",
+        type=str,
+        help="file to write, .safetensors, .pth or .onnx; a directory; or hf://user/name",
     )
     return parser
 
@@ -64,15 +74,23 @@ def main(arguments: list[str] | None = None) -> None:
     import torch
 
     from uvit_lit.model import HUB, hub_errors, load_model
+    from uvit_lit.onnx import export_onnx
+    from uvit_lit.web import export_web
     from uvit_lit.weights import write_official, write_safetensors
 
     with checked_input(parser.values.debug):
         out = Path(target)
-        if not target.startswith(HUB) and out.suffix not in (".safetensors", ".pth", ""):
+        suffixes = (".safetensors", ".pth", ".onnx", "")
+        if not target.startswith(HUB) and out.suffix not in suffixes:
             raise InputError(
-                f"out is {out}; accepted: a name with .safetensors or .pth, a directory (no "
+                f"out is {out}; accepted: a name with .safetensors, .pth or .onnx, a directory (no "
                 f"suffix), or {HUB}user/name"
             )
+        web = args.format == "web"
+        if web and (out.suffix or target.startswith(HUB)):
+            raise InputError(f"out is {target}; accepted with --format web: a directory")
+        if args.dtype == "int8" and not web and out.suffix != ".onnx":
+            raise InputError("dtype is int8; accepted here: float32, float16")
         if out.exists():
             raise InputError(f"{out} exists already")
         if args.results is not None and not args.results.is_file():
@@ -82,6 +100,13 @@ def main(arguments: list[str] | None = None) -> None:
         model.data = {**model.data, **({"name": args.data} if args.data else {})}
         model.default_skips = args.skips or model.default_skips
         model.choose_skips()
+        if web:
+            print(export_web(model, out, args.dtype, args.onnxruntime_web))
+            return
+        if out.suffix == ".onnx":
+            export_onnx(model, out, args.dtype)
+            print(out)
+            return
         model.denoiser.to(getattr(torch, args.dtype))
         card = {"results": args.results.read_text() if args.results else ""}
         if target.startswith(HUB):

@@ -235,10 +235,12 @@ class Parser(ArgumentParser):
         for item in items:
             name, equals, value = item.partition("=")
             field = name.removeprefix("--")
+            if name.startswith("--") and name.endswith("+"):  # of jsonargparse, to append to a list
+                fail(f"unknown option {item}; see --help", 2)
             if not name.startswith("--") or field not in self.hints:
                 joined.append(item)
                 continue
-            if self.hints[field] is bool:
+            if bool in _members(self.hints[field]):
                 joined.append(item if equals else f"{name}=true")
                 continue
             if not equals:

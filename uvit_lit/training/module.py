@@ -1,5 +1,6 @@
 """The LightningModule: loss, what is trained, optimiser groups, warm-up."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -149,8 +150,8 @@ class DiffusionModule(LightningModule):
         if not filter_lr > 0:
             raise InputError(f"filter_lr is {filter_lr}; accepted: above 0")
         self.save_hyperparameters()
-        self.hparams["skip"] = vars(skip)  # a checkpoint holds plain data
-        arguments = {**network, "skip": vars(skip)}
+        arguments = {**network, "skip": dataclasses.asdict(skip)}
+        self.hparams["skip"] = arguments["skip"]  # a checkpoint holds plain data
         self.denoiser = Denoiser(build_backbone(backbone, arguments), schedule, prediction)
         choose_skips(skips, len(self.denoiser.backbone.long_skips))  # refuses an unknown one
         if init_from is not None:
