@@ -21,6 +21,7 @@ from uvit_lit.guidance import Guided
 from uvit_lit.latents import Autoencoder, check_latents, load_autoencoder
 from uvit_lit.model import Model, load_model
 from uvit_lit.options import ModelOptions, SamplingOptions, SkipOptions, split_options
+from uvit_lit.progress import progress
 from uvit_lit.sampling import (
     autocast,
     call_times_of,
@@ -304,8 +305,8 @@ class Generation:
         devices = self.devices
         total = runs * devices.share(self.options.n) * self.calls
         scale = devices.count if devices.count > 1 else False
-        disable = None if show and devices.is_main else True  # None: on a terminal alone
-        return tqdm(total=total, unit="img step", unit_scale=scale, disable=disable, **options)
+        show = show and devices.is_main
+        return progress(total=total, unit="img step", unit_scale=scale, show=show, **options)
 
     def stream(self, bar: tqdm, first: int = 0) -> Iterator[Tensor]:
         """Generate the images from number ``first`` on, a batch of all devices at a time.

@@ -37,6 +37,9 @@ DESIGN = ("order", "ripple", "attenuation", "b_channels", "b_map", "keep_mean")
 SAMPLING = ("n", "seed", "classes", "cfg", "solver", "steps")
 """Options of sampling that have a control; the others stay as the command line gave them."""
 
+LIMITS = {"n": (1, 64), "steps": (1, 100), "cfg": (0, 10)}
+"""Least and largest value of the controls of sampling."""
+
 DATA_IMAGES = 2_000
 """Real images whose spectrum is shown, at most."""
 
@@ -71,6 +74,12 @@ def spectrum(images: Tensor) -> Curve:
 def _lists(settings: dict[str, Any]) -> set[str]:
     """The knobs that have one value per skip."""
     return {k for k in KNOBS if isinstance(settings.get(k), list) and len(settings[k]) > 1}
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    """Refuse what a control cannot show."""
+    if not low <= value <= high:
+        raise InputError(f"{name} is {value}; accepted on this page: {low:g} to {high:g}")
 
 
 def _key(generation: Generation, skips: SkipOptions) -> str:
@@ -166,7 +175,8 @@ class Playground:
             )
         values: dict[str, Any] = {"per_skip": bool(lists)}
         for knob, (low, high, _) in KNOBS.items():
-            given, start = settings.get(knob), self.starts[knob]
+            given: Any = settings.get(knob)
+            start = self.starts[knob]
             if isinstance(given, list) and len(given) == 1:
                 (given,) = given
             column = dict.fromkeys(acting, given)
@@ -175,10 +185,7 @@ class Playground:
             each = [start[k] if column.get(k) is None else column[k] for k in range(len(start))]
             single: Any = self.single_start(knob) if given is None or knob in lists else given
             for value in (single, *each):
-                if not low <= value <= high:
-                    raise InputError(
-                        f"{knob} is {value}; accepted on this page: {low:g} to {high:g}"
-                    )
+                _check(knob, value, low, high)
             values[knob] = single
             values |= {f"{knob}{k}": value for k, value in enumerate(each)}
         values["filter"] = settings.get("filter") or TRAINED
@@ -188,6 +195,9 @@ class Playground:
         values["t_first"], values["t_last"] = skips.t_range or (0.0, 1.0)
         values["t_fade"] = skips.t_fade
         values |= {name: getattr(sampling, name) for name in SAMPLING}
+        for name, limits in LIMITS.items():
+            for value in values[name] if isinstance(values[name], list) else [values[name]]:
+                _check(name, value, *limits)
         choose_labels(self.model, sampling.classes, 1)
         return values
 

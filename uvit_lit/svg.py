@@ -67,11 +67,13 @@ def line_chart(
         parts.append(
             f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{x:g}</text>'
         )
-    for (name, (abscissae, ordinates)), colour in zip(curves.items(), colours, strict=True):
+    for k, (name, (abscissae, ordinates)) in enumerate(curves.items()):
+        width = 2 + 4 * (len(curves) - 1 - k) / max(1, len(curves) - 1)  # equal ones stay visible
         pairs = zip(abscissae, ordinates, strict=True)
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*pair) for pair in pairs))
         parts.append(
-            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2">'
+            f'<polyline points="{points}" fill="none" stroke="{colours[k]}" '
+            f'stroke-width="{width:.1f}">'
             f"<title>{escape(name)}</title></polyline>"
         )
     middle = (TOP + HEIGHT - BOTTOM) / 2

@@ -100,12 +100,12 @@ def main(arguments: list[str] | None = None) -> None:
     source = parser.values.image
 
     import torch
-    from tqdm import tqdm
 
     from uvit_lit.distributed import choose_device
     from uvit_lit.generation import choose_labels, describe, find_autoencoder
     from uvit_lit.latents import check_latents
     from uvit_lit.model import load_model
+    from uvit_lit.progress import progress
     from uvit_lit.sampling import check_steps, invert, regenerate, to_uint8
 
     with checked_input(parser.values.debug):
@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
         x0 = image / 127.5 - 1 if vae is None else vae.encode(image)[:, 0]  # the mean
         x0 = x0.to(device)
         y = None if labels is None else torch.tensor(labels, device=device)
-        with tqdm(total=3 * edit.steps, unit="step", disable=None) as bar:
+        with progress(total=3 * edit.steps, unit="step") as bar:
             path = invert(denoiser, x0, y, edit.steps, edit.t_min, bar)
             reconstruction = to_pixels(regenerate(denoiser, path, y, edit.t_min, bar))
             area = None if mask is None else mask[..., ::factor, ::factor].to(device)

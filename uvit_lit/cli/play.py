@@ -182,7 +182,6 @@ figcaption { font-size: 13px; color: var(--body-text-color-subdued); padding-top
   animation: flicker 1.6s steps(1) infinite; }
 .flicker:hover figure + figure { animation-play-state: paused; }
 @keyframes flicker { 0% { opacity: 1 } 50% { opacity: 0 } }
-.charts { display: flex; flex-wrap: wrap; gap: 16px; }
 .status { min-height: 1.5em; margin: 0; font-size: 14px; color: var(--body-text-color-subdued); }
 .status.error { color: #c0392b; font-weight: 600; }
 .dark .status.error { color: #ff8a7a; }
@@ -191,7 +190,20 @@ figcaption { font-size: 13px; color: var(--body-text-color-subdued); padding-top
   background: var(--button-secondary-background-fill);
   color: var(--button-secondary-text-color) !important;
   border: 1px solid var(--button-secondary-border-color);
-  font-weight: var(--button-large-text-weight); }
+  font-weight: var(--button-large-text-weight); font-size: var(--button-large-text-size); }
+#save { margin: 0; flex: 1 1 160px; }
+#save .html-container { padding: 0; }
+.charts > * { flex: 1 1 290px !important; }
+.gradio-container { overflow: visible !important; }  /* else nothing in it can be sticky */
+@media (max-width: 760px) {  /* the pictures stay in sight while the sliders move */
+  .row:has(> .side) > .side { display: contents; }
+  .row:has(> .side) { flex-direction: column; flex-wrap: nowrap; }
+  #pictures { order: -1; position: sticky; top: 0; z-index: 1000; padding-bottom: 8px;
+    background: var(--body-background-fill); }
+  .pair { gap: 8px; flex-wrap: nowrap; }
+  .pair figure { flex: 1 1 0; }
+  .pair figcaption { font-size: 11px; }
+}
 footer { display: none !important; }
 """
 
@@ -349,15 +361,11 @@ class Page:
 
         with gr.Blocks(title="uvit-lit play", fill_width=True, analytics_enabled=False) as blocks:
             with gr.Row():
-                with gr.Column(scale=1, min_width=320):
+                with gr.Column(scale=1, min_width=320, elem_classes="side"):
                     preset = self._skip_controls(gr)
                     self._sampling_controls(gr)
-                    with gr.Accordion("Settings of a picture", open=True):
-                        dropped = gr.File(
-                            label="Drop a PNG", file_types=[".png"], height=110, elem_id="restore"
-                        )
-                with gr.Column(scale=3, min_width=320):
-                    with gr.Tabs():
+                with gr.Column(scale=3, min_width=320, elem_classes="side"):
+                    with gr.Tabs(elem_id="pictures"):
                         with gr.Tab("Side by side"):
                             both = gr.HTML("<div class='pair'></div>", elem_id="pair")
                         with gr.Tab("Slide"):
@@ -372,9 +380,15 @@ class Page:
                         command_button = gr.Button("Copy command")
                         python_button = gr.Button("Copy Python")
                         save = gr.HTML(elem_id="save")
-                    with gr.Row():
+                    with gr.Row(elem_classes="charts"):
                         gains, spectra = gr.HTML(elem_id="gains"), gr.HTML(elem_id="spectra")
-                    with gr.Accordion("The same images elsewhere", open=False):
+                    dropped = gr.File(
+                        label="Drop a PNG of uvit-lit anywhere on this page to get its settings",
+                        file_types=[".png"],
+                        height=110,
+                        elem_id="restore",
+                    )
+                    with gr.Accordion("Command and Python for these images", open=False):
                         command = gr.Code(label="Command", language="shell", interactive=False)
                         python = gr.Code(label="Python", language="python", interactive=False)
 
@@ -385,6 +399,7 @@ class Page:
                 request: gr.Request,
                 report: gr.Progress = gr.Progress(),  # noqa: B008
             ) -> Iterator[list[Any]]:
+                yield [gr.skip() for _ in outputs]  # without any, Gradio would empty them
                 for values in self.draw(request, lambda share, text: report(share, desc=text)):
                     yield shown(values)
 
@@ -442,7 +457,8 @@ class Page:
             low, high, step = KNOBS[knob]
             return gr.Slider(low, high, start[name], step=step, label=label, elem_id=name)
 
-        gr.Markdown(f"### {escape(self.playground.model.name)}")
+        model = self.playground.model
+        gr.Markdown(f"### {escape(model.name)}\n{escape(model.training)}")
         preset = gr.Dropdown(
             [("choose one", ""), *((name, name) for name in PRESETS)], value="", label="Preset"
         )
@@ -480,6 +496,7 @@ class Page:
 
     def _sampling_controls(self, gr: Any) -> None:
         """Controls of the images."""
+        from uvit_lit.playground import LIMITS
         from uvit_lit.sampling import SOLVERS
 
         start, controls = self.start, self.controls
@@ -490,7 +507,12 @@ class Page:
                     start["seed"], label="Seed", precision=0, minimum=0, min_width=90
                 )
                 controls["n"] = gr.Number(
-                    start["n"], label="Images", precision=0, minimum=1, maximum=64, min_width=90
+                    start["n"],
+                    label="Images",
+                    precision=0,
+                    minimum=1,
+                    maximum=LIMITS["n"][1],
+                    min_width=90,
                 )
             controls["classes"] = gr.Dropdown(
                 model.class_names, value=start["classes"] or [], multiselect=True,
@@ -498,9 +520,13 @@ class Page:
             )  # fmt: skip
             if not isinstance(start["cfg"], list):
                 controls["cfg"] = gr.Slider(
-                    0, 10, start["cfg"], step=0.1, label="Guidance", visible=model.can_guide
+                    *LIMITS["cfg"],
+                    start["cfg"],
+                    step=0.1,
+                    label="Guidance",
+                    visible=model.can_guide,
                 )
-            controls["steps"] = gr.Slider(1, 100, start["steps"], step=1, label="Steps")
+            controls["steps"] = gr.Slider(*LIMITS["steps"], start["steps"], step=1, label="Steps")
             controls["solver"] = gr.Dropdown(
                 sorted({*SOLVERS, start["solver"]}), value=start["solver"], label="Solver"
             )
@@ -552,14 +578,16 @@ def launch(blocks: "gr.Blocks", options: PageOptions, wait: bool = True) -> str:
     """
     import gradio as gr
 
-    fonts = {
+    look: Any = {
+        "primary_hue": "orange",
+        "neutral_hue": "slate",
         "font": ["system-ui", "sans-serif"],
         "font_mono": ["ui-monospace", "Consolas", "monospace"],
     }
     _, address, _ = blocks.queue(api_open=False).launch(
         server_name=options.host, server_port=options.port, inbrowser=options.open, share=False,
         quiet=True, prevent_thread_lock=True, ssr_mode=False, enable_monitoring=False,
-        max_file_size=UPLOAD, footer_links=[], theme=gr.themes.Soft(**fonts), css=CSS,
+        max_file_size=UPLOAD, footer_links=[], theme=gr.themes.Default(**look), css=CSS,
     )  # fmt: skip
     print(address)
     if wait:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from uvit_lit.data.folder import Images, arrange, folder_key, list_images, try_decode
 from uvit_lit.distributed import choose_device
 from uvit_lit.files import replacing_path, write
 from uvit_lit.latents import Autoencoder
+from uvit_lit.progress import progress
 
 Shape = tuple[int, int, int, int, int, int]
 """Images, as it is and mirrored, mean and deviation, channels, height, width."""
@@ -107,7 +107,7 @@ def _encode(
         with (
             replacing_path(path) as partial,
             ThreadPoolExecutor(os.cpu_count()) as pool,
-            tqdm(total=len(files), desc="encoding latents", unit="img") as bar,
+            progress(total=len(files), desc="encoding latents", unit="img") as bar,
         ):
             moments = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
             for start in range(0, len(files), batch_size):

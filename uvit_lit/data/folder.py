@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from tqdm import tqdm
 
 from uvit_lit.errors import InputError
 from uvit_lit.files import read_npz, replacing
+from uvit_lit.progress import progress
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused below
 
@@ -136,7 +136,9 @@ def arrange(root: Path, files: list[Path], errors: list[str]) -> tuple[Tensor, l
 
 def _decode(root: Path, files: list[Path], size: int, path: Path) -> None:
     """Decode image files into ``path``: pixels of the good ones, an error text for every one."""
-    decoded = [try_decode(file, size) for file in tqdm(files, desc=f"decoding {root}", unit="img")]
+    decoded = [
+        try_decode(file, size) for file in progress(files, desc=f"decoding {root}", unit="img")
+    ]
     pixels = [image for image, error in decoded if not error]
     errors = [error for _, error in decoded]
     stacked = np.stack(pixels) if pixels else np.empty((0, 3, size, size), np.uint8)

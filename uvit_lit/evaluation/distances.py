@@ -27,11 +27,11 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_kernel, poly_mmd
-from tqdm import tqdm
 
 from uvit_lit.errors import InputError
 from uvit_lit.evaluation.features import Features
 from uvit_lit.files import read_npz, replacing
+from uvit_lit.progress import progress
 
 ROWS = 500
 """Images of which the kernel to all others is in memory at once."""
@@ -136,8 +136,8 @@ class Reference:
         kept: list[Tensor] = []
         chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
         batches = chosen.split(batch_size * extract.devices.count)
-        hidden = not extract.devices.is_main
-        for indices in tqdm(batches, desc="reference features", unit="batch", disable=hidden):
+        shown = extract.devices.is_main
+        for indices in progress(batches, desc="reference features", unit="batch", show=shown):
             features = extract(images[indices])
             stream.update(features, real=True)
             if sum(map(len, kept)) < KEPT:

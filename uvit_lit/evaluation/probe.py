@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
 from torch import Tensor
-from tqdm import tqdm
 
 from uvit_lit.data.folder import Images
 from uvit_lit.evaluation.features import Features
+from uvit_lit.progress import progress
 
 PENALTY = 0.05
 """Half of this times the sum of the squared weights is added to the mean cross-entropy."""
@@ -39,9 +39,9 @@ class Probe:
     @classmethod
     def build(cls, extract: Features, train: Images, held_out: Images, batch_size: int) -> "Probe":
         """Train on some images and try on others, ``batch_size`` at once on each device."""
-        hidden = not extract.devices.is_main
+        shown = extract.devices.is_main
         total = len(train.pixels) + len(held_out.pixels)
-        with tqdm(total=total, desc="probe features", unit="img", disable=hidden) as bar:
+        with progress(total=total, desc="probe features", unit="img", show=shown) as bar:
 
             def features(images: Images) -> Tensor:
                 parts = []
