@@ -292,7 +292,7 @@ def test_the_directory_of_other_data_is_not_taken(run, trained, monkeypatch):
 
     def stub(name, root, **_):
         roots.append(root)
-        raise ValueError("no data")
+        raise InputError("no data")
 
     monkeypatch.setattr("uvit_lit.evaluation.reference.ImageData", stub)
     for arguments in ([], ["--data", "cifar10"]):
@@ -325,7 +325,7 @@ def test_the_reference_is_built_once(run, tmp_path, monkeypatch):
         (["--s", "-1"], "s is -1.0"),
         (["--metrics", "detail", "--save_stats", "x.npz"], "save_stats are of no use"),
         (["--metrics", "precision_recall", "--n", "3"], "n is 3; accepted"),
-        (["--features", "math:pi"], "features math:pi fail on"),
+        (["--features", "math:pi"], "features math:pi are a float"),
         (["--stats", __file__], "cannot be read"),
         (["--metrics", "classes,fid", "--stats", "x.npz"], "stats has no images with classes"),
         (["--metrics", "classes", "--data", "shapes"], "the model has the classes cat, ship, the"),
@@ -457,6 +457,7 @@ def forged(path, shape):
         ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, "which do not fit each other"),
         ({"mu": np.zeros(6) + 1j}, "mu has other than finite real numbers"),
         ({"mu": np.full(6, np.nan)}, "mu has other than finite real numbers"),
+        ({"mu": np.full(6, 1e300)}, "mu has numbers above 1e+10"),
         ({"mu": np.array(["a"] * 6)}, "mu has other than finite real numbers"),
         ({"features": np.full((9, 6), np.inf)}, "features has other than finite"),
         ({"features": np.zeros((9, 5))}, "(9, 5), which do not fit each other"),

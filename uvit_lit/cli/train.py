@@ -12,10 +12,11 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 import torch
 from jsonargparse import ArgumentError
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
@@ -41,6 +42,7 @@ from uvit_lit.training.callbacks import (
 )
 from uvit_lit.training.module import DiffusionModule
 from uvit_lit.training.saving import Checkpoints, check_checkpoint
+from uvit_lit.uvit import UViT
 from uvit_lit.weights import load, uvit_arguments
 
 
@@ -69,6 +71,7 @@ class TrainCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Resolve the checkpoint to resume from; its run continues in its own directory."""
+        check_nulls(self.config)
         check_trainer(self.config.trainer)
         if self.config.trainer.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"].append(RunProgressBar())
@@ -95,6 +98,43 @@ class TrainCLI(LightningCLI):
             logger.init_args["name"] = version.parent.name
             logger.init_args["version"] = int(version.name.removeprefix("version_"))
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer; what Lightning refuses is a mistake in an option."""
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"the options of trainer are refused: {error}") from None
+
+
+SECTIONS = {
+    "model": (DiffusionModule, UViT),
+    "data": (ImageData,),
+    "ema": (MovingAverage,),
+    "samples": (SampleGrid,),
+    "skips": (SkipReport,),
+    "checkpoints": (Checkpoints,),
+}
+"""Parts of a configuration and whose arguments they are."""
+
+
+def check_nulls(config: Any) -> None:
+    """Refuse null where a value is needed, which jsonargparse lets through.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    if "enable_progress_bar" not in (config.get("trainer") or {}):
+        raise InputError("trainer is null; accepted: its entries")
+    for section, classes in SECTIONS.items():
+        if config.get(section) is None:
+            raise InputError(f"{section} is null; accepted: its entries")
+        parameters = [p for cls in classes for p in inspect.signature(cls).parameters.items()]
+        for name, parameter in parameters:
+            needed = type(None) not in get_args(parameter.annotation)
+            if needed and config[section].get(name, parameter) is None:
+                kind = getattr(parameter.annotation, "__name__", parameter.annotation)
+                raise InputError(f"{section}.{name} is null; accepted: of type {kind}")
+
 
 def check_trainer(options: Any) -> None:
     """Refuse options that Lightning takes, or fails on with a traceback.
@@ -102,6 +142,8 @@ def check_trainer(options: Any) -> None:
     Raises:
         ValueError: If there is one.
     """
+    if options.accumulate_grad_batches is None:
+        raise InputError("trainer.accumulate_grad_batches is null; accepted: at least 1")
     for name, least in (("gradient_clip_val", 0), ("log_every_n_steps", 1)):
         value = options[name]
         if value is not None and not least <= value < float("inf"):
