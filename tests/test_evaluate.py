@@ -459,6 +459,7 @@ def forged(path, shape):
         ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, "which do not fit each other"),
         ({"mu": np.zeros(6) + 1j}, "mu has other than finite real numbers"),
         ({"mu": np.full(6, np.nan)}, "mu has other than finite real numbers"),
+        ({"mu": np.full(6, 1e300)}, "mu has numbers above 1e+10"),
         ({"mu": np.array(["a"] * 6)}, "mu has other than finite real numbers"),
         ({"features": np.full((9, 6), np.inf)}, "features has other than finite"),
         ({"features": np.zeros((9, 5))}, "(9, 5), which do not fit each other"),

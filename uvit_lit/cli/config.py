@@ -42,6 +42,8 @@ def read_yaml(text: str) -> Any:
     for event in yaml.parse(text, Loader=Loader):
         if isinstance(event, yaml.AliasEvent):
             raise yaml.YAMLError(f"it has the alias *{event.anchor}; accepted: none")
+        if isinstance(event, yaml.ScalarEvent) and "\0" in event.value:
+            raise yaml.YAMLError("it has a character of code 0")
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:

@@ -8,15 +8,17 @@ option; ``--ckpt_path last`` resumes.
 import inspect
 import logging
 import os
+import re
 import shlex
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 import torch
 from jsonargparse import ArgumentError
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
@@ -97,6 +99,7 @@ class TrainCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Resolve the checkpoint to resume from; its run continues in its own directory."""
+        check_nulls(self.config)
         check_trainer(self.config.trainer)
         if self.config.trainer.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"].append(RunProgressBar())
@@ -123,6 +126,43 @@ class TrainCLI(LightningCLI):
             logger.init_args["name"] = version.parent.name
             logger.init_args["version"] = int(version.name.removeprefix("version_"))
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer; what Lightning refuses is a mistake in an option."""
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"the options of trainer are refused: {error}") from None
+
+
+SECTIONS = {
+    "model": (DiffusionModule, *BACKBONES.values()),
+    "data": (ImageData,),
+    "ema": (MovingAverage,),
+    "samples": (SampleGrid,),
+    "skips": (SkipReport,),
+    "checkpoints": (Checkpoints,),
+}
+"""Parts of a configuration and whose arguments they are."""
+
+
+def check_nulls(config: Any) -> None:
+    """Refuse null where a value is needed, which jsonargparse lets through.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    if "enable_progress_bar" not in (config.get("trainer") or {}):
+        raise InputError("trainer is null; accepted: its entries")
+    for section, classes in SECTIONS.items():
+        if config.get(section) is None:
+            raise InputError(f"{section} is null; accepted: its entries")
+        parameters = [p for cls in classes for p in inspect.signature(cls).parameters.items()]
+        for name, parameter in parameters:
+            needed = type(None) not in get_args(parameter.annotation)
+            if needed and config[section].get(name, parameter) is None:
+                kind = getattr(parameter.annotation, "__name__", parameter.annotation)
+                raise InputError(f"{section}.{name} is null; accepted: of type {kind}")
+
 
 def check_trainer(options: Any) -> None:
     """Refuse options that Lightning takes, or fails on with a traceback.
@@ -130,6 +170,8 @@ def check_trainer(options: Any) -> None:
     Raises:
         ValueError: If there is one.
     """
+    if options.accumulate_grad_batches is None:
+        raise InputError("trainer.accumulate_grad_batches is null; accepted: at least 1")
     for name, least in (("gradient_clip_val", 0), ("log_every_n_steps", 1)):
         value = options[name]
         if value is not None and not least <= value < float("inf"):
@@ -299,6 +341,20 @@ def check_run(cli: TrainCLI) -> int | None:
     return None
 
 
+def explain(message: str) -> str:
+    """One line for an error of jsonargparse: the option, its value, and what is accepted."""
+    text = " ".join(message.split())
+    key = re.search(r'Parser key "([\w.]+)"', text)
+    given = re.search(r"(?:Got|Given) value: (.*)$", text)
+    kinds = re.findall(r"Expected a (?:<class '([\w.]+)'>|typing\.Literal\[(.*?)\])", text)
+    if not (key and given and kinds):
+        return text
+    words = {"NoneType": "null", "str": "text"}
+    accepted = [words.get(kind, f"of type {kind}") if kind else choices for kind, choices in kinds]
+    value = "null" if given[1] == "None" else given[1]
+    return f"{key[1]} is {value}; accepted: {' or '.join(accepted).replace(chr(39), '')}"
+
+
 def resume_command(arguments: Sequence[str], path: Path) -> str:
     """What goes on from a checkpoint: the command that was typed, with the path in it."""
     kept, skip = [], False
@@ -365,7 +421,7 @@ def _train() -> None:
                 },
             )
         except (ArgumentError, MisconfigurationException) as error:
-            fail(error, 2)
+            fail(explain(str(error)), 2)
         # First of all callbacks: what the others do at the end of a step is not training time.
         cli.trainer.callbacks.insert(0, ImagesPerSecond())  # type: ignore[attr-defined]
         step = check_run(cli)

@@ -36,6 +36,9 @@ from uvit_lit.progress import progress
 ROWS = 500
 """Images of which the kernel to all others is in memory at once."""
 
+LARGEST = 1e10
+"""Of the numbers in statistics; products of far larger ones overflow, on which LAPACK crashes."""
+
 BLOCK = 1000
 """Images in a block of KID as papers print it."""
 
@@ -176,6 +179,8 @@ class Reference:
         for name, array in {"mu": mu, "sigma": sigma, "features": features}.items():
             if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
                 raise InputError(f"statistics {path}: {name} has other than finite real numbers")
+            if (np.abs(array) > LARGEST).any():
+                raise InputError(f"statistics {path}: {name} has numbers above {LARGEST:g}")
         shapes = [array.shape for array in (mu, sigma, features)]
         fit = mu.ndim == 1 and mu.size > 0 and sigma.shape == (mu.size, mu.size)
         if not fit or features.ndim != 2 or features.shape[1] != mu.size:
@@ -249,7 +254,13 @@ class Distances:
         self.count = 0
 
     def update(self, features: Tensor) -> None:
-        """Take the (images, features) of a batch of generated images."""
+        """Take the (images, features) of a batch of generated images.
+
+        Raises:
+            ValueError: If they are not finite.
+        """
+        if not features.isfinite().all():
+            raise InputError("the features of a generated image are not finite")
         self.count += len(features)
         if "fid" in self.metrics:
             self.frechet.update(features, real=False)
