@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from uvit_lit.cli import train
+from uvit_lit.errors import Note
 from uvit_lit.families import FILTERS, PROTOTYPES
 from uvit_lit.model import load_model
 from uvit_lit.skips import SkipSettings
@@ -343,7 +345,7 @@ def test_fine_tuning_with_a_filter_at_s_1_starts_at_the_pretrained_function(trai
         assert torch.equal(start.denoiser(x, t, y), pretrained(x, t, y))
 
 
-def test_what_was_learned_starts_as_it_was_where_it_fits(folder, capsys):
+def test_what_was_learned_starts_as_it_was_where_it_fits(folder):
     path = run(folder, 6, "first", filter="butterworth", b=1.1, **{"model.filter_lr": 300})
     before = load_model(path).denoiser
     x, t, y = torch.randn(2, 3, 16, 16), torch.tensor([0.1, 0.8]), torch.tensor([0, 1])
@@ -352,9 +354,10 @@ def test_what_was_learned_starts_as_it_was_where_it_fits(folder, capsys):
     assert abs(learned.s - 0.9) > 1e-3
 
     def difference(skip):
-        capsys.readouterr()
-        start = DiffusionModule(**LIKE_TRAINED, init_from=str(path), skip=skip).denoiser
-        notes = capsys.readouterr().err.count("note:")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            start = DiffusionModule(**LIKE_TRAINED, init_from=str(path), skip=skip).denoiser
+        notes = sum(issubclass(warning.category, Note) for warning in caught)
         return float((start(x, t, y) - expected).abs().max()), notes
 
     assert difference(SkipSettings("butterworth", b=1.1)) == (0, 0)
@@ -525,6 +528,7 @@ def test_a_terminated_run_saves_and_goes_on_to_the_same_bits(folder, capsys, mon
 
 
 def test_ctrl_c_is_one_line(folder, capsys, monkeypatch):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     at_step(monkeypatch, 5, lambda _: os.kill(os.getpid(), signal.SIGINT))
     status, line = failure(capsys, folder, 7, **{"checkpoints.every_n_steps": 2})
     assert (status, "interrupted at step 4; step 4 is saved; to go on: " in line) == (130, True)

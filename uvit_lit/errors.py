@@ -1,5 +1,6 @@
 """The one error class for a user's mistake, and how its message shows a value."""
 
+import warnings
 from typing import Any
 
 
@@ -13,6 +14,11 @@ class InputError(ValueError):
 
 class Note(UserWarning):
     """Something that the user should know, such as files that were left out."""
+
+
+def note(text: str) -> None:
+    """Warn with a ``Note``; the commands print it as one line."""
+    warnings.warn(text, Note, stacklevel=3)
 
 
 def shorten(value: Any) -> str:

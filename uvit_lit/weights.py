@@ -4,7 +4,6 @@ import hashlib
 import inspect
 import json
 import math
-import sys
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from uvit_lit.diffusion import PREDICTIONS, SCHEDULES, Backbone, Denoiser
-from uvit_lit.errors import InputError, shorten
+from uvit_lit.errors import InputError, note, shorten
 from uvit_lit.files import write, write_torch
 from uvit_lit.filters import MAX_FREQUENCY
 from uvit_lit.skips import MAX_SCALE, UNCHANGED, SkipSettings
@@ -247,13 +246,12 @@ def _make_constant(weights: Weights) -> None:
             series = torch.cos(math.pi * t[:, None] * torch.arange(len(raw))) @ raw.double()
             mean = torch.logit(torch.trapezoid(series.sigmoid(), t), eps=1e-6)
             weights.tensors[name] = mean.to(raw.dtype)[None]
-            print(f"note: {name} was a function of t; its mean is used", file=sys.stderr)
+            note(f"{name} was a function of t; its mean is used")
     scales = [name for name in weights.tensors if name.endswith(".learned.b.raw")]
     if scales:
         values = [MAX_SCALE * float(weights.tensors.pop(name).sigmoid()) for name in scales]
         b = weights.arguments["skip"]["b"] = sum(values) / len(values)
-        print(f"note: each long skip had learned its own b; their mean {b:.3f} is used",
-              file=sys.stderr)  # fmt: skip
+        note(f"each long skip had learned its own b; their mean {b:.3f} is used")
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -565,7 +563,7 @@ def write_official(weights: Weights, path: Path) -> None:
     if weights.licence:
         lost.append(f"licence {weights.licence}")
     if lost:
-        print(f"note: the official layout has no place for {', '.join(lost)}", file=sys.stderr)
+        note(f"the official layout has no place for {', '.join(lost)}")
     write_torch(path, tensors)
 
 
@@ -615,10 +613,9 @@ def initialise(denoiser: Denoiser, backbone: str, arguments: dict[str, Any], pat
         tensors = {name: value for name, value in tensors.items() if ".learned." not in name}
     denoiser.backbone.load_state_dict(tensors, strict=False)
     if not _keeps_its_skips(before, now):
-        print(
-            f"note: the long skips of {path} had filter {before.filter}, b {before.b}; this run "
-            f"starts with filter {now.filter}, b {now.b}, as another function",
-            file=sys.stderr,
+        note(
+            f"the long skips of {path} had filter {before.filter}, b {before.b}; this run starts "
+            f"with filter {now.filter}, b {now.b}, as another function"
         )
 
 

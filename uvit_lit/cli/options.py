@@ -40,6 +40,7 @@ def checked_input(debug: bool = False) -> Iterator[None]:
     """
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("always", Note)
             warnings.showwarning = _note(warnings.showwarning)
             yield
     except InputError as error:

@@ -1,7 +1,6 @@
 """Any directory of images, decoded once."""
 
 import hashlib
-import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from uvit_lit.errors import InputError
+from uvit_lit.errors import InputError, note
 from uvit_lit.files import read_npz, replacing
 from uvit_lit.progress import progress
 
@@ -120,9 +119,9 @@ def arrange(root: Path, files: list[Path], errors: list[str]) -> tuple[Tensor, l
     kept = [name for name, error in zip(names, errors, strict=True) if not error]
     for name, error in zip(names, errors, strict=True):
         if error:
-            print(f"left out {root / name}: {error}", file=sys.stderr)
+            note(f"left out {root / name}: {error}")
     if len(kept) < len(names):
-        print(f"{len(names) - len(kept)} of {len(names)} files left out", file=sys.stderr)
+        note(f"{len(names) - len(kept)} of {len(names)} files left out")
     if not kept:
         raise InputError(f"no file below {root} can be decoded as an image")
     folders = [Path(name).parts[0] if len(Path(name).parts) > 1 else "" for name in kept]

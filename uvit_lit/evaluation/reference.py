@@ -1,7 +1,6 @@
 """The real images that samples are measured against: pixels, spectrum, features and classes."""
 
 import hashlib
-import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from uvit_lit.data.datamodule import ImageData
 from uvit_lit.data.folder import Images
 from uvit_lit.detail import band_decibels
-from uvit_lit.errors import InputError, Note
+from uvit_lit.errors import InputError, note
 from uvit_lit.evaluation.distances import Reference
 from uvit_lit.evaluation.features import Features
 from uvit_lit.evaluation.probe import Probe
@@ -86,7 +85,7 @@ def find_data(
         if needed:
             raise
         if generation.devices.is_main:
-            warnings.warn(f"no distance to the spectrum of the data ({error})", Note, stacklevel=2)
+            note(f"no distance to the spectrum of the data ({error})")
         return None
 
 
