@@ -204,6 +204,8 @@ def test_help_answers_without_heavy_imports():
         (["--classes", "2"], "no class '2'"),
         (["--cfg", "-1"], "cfg is -1.0"),
         (["--n", "0"], "n is 0; accepted"),
+        (["--n", "9" * 23], "accepted: 1 to 10,000,000"),
+        (["--ckpt", "/dev/null"], "checkpoint /dev/null is no file"),
         (["--n", "many"], "'many'"),
         (["--seed", "-1"], "seed is -1"),
         (["--seed", "100000000000000000000"], "below 2^32"),

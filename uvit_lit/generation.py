@@ -164,10 +164,6 @@ class Generation:
         options = self.options
         find_solver(options.solver)
         check_steps(options.steps)
-        for name in ("n", "batch_size"):
-            if getattr(options, name) < 1:
-                raise InputError(f"{name} is {getattr(options, name)}; accepted: at least 1")
-        check_seeds(range(options.seed, options.seed + options.n))
         check_latents(self.autoencoder, self.model.image_shape[0])
         autocast(self.devices.device, options.precision)  # refuses an unknown one
         if options.guide is None and options.cfg != 1 and not self.model.can_guide:
@@ -182,7 +178,8 @@ class Generation:
             rescale=options.cfg_rescale,
             t_range=options.cfg_range,
         )
-        self._check_window("cfg_range", options.cfg_range)
+        if options.cfg_range != (0.0, 1.0):
+            self._check_window("cfg_range", options.cfg_range)
 
     @classmethod
     def load(

@@ -388,6 +388,8 @@ def find_checkpoint(path: str, runs: Path = Path("runs")) -> Path:
         found = [file for file in given if file.is_file()]
         if not found:
             lacks = f"has no {HUB_FILE} or {OFFICIAL_FILE}" if given[1:] else "does not exist"
+            if not given[1:] and given[0].exists():
+                lacks = "is no file"
             raise InputError(f"checkpoint {path} {lacks}; accepted: a file, pretrained or last")
         return found[0]
     found = sorted(runs.glob("*/version_*/checkpoints/*.ckpt"), key=lambda p: p.stat().st_mtime)

@@ -12,6 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from uvit_lit.errors import InputError
 from uvit_lit.families import FILTERS
 
+SEEDS = 2**32
+"""Number of seeds: torch's generator on the CPU takes them modulo 2^32."""
+
+MAX_IMAGES = 10_000_000
+"""Images of one command, at most."""
+
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Schedule = Literal["vp", "linear", "cosine", "sd"]
 
@@ -123,7 +129,7 @@ class SamplingOptions:
     """Images.
 
     Attributes:
-        n: Number of images, at least 1.
+        n: Number of images, 1 to 10,000,000.
         seed: Seed of the first image; the next have the next ones, all below 2^32.
         classes: Names or numbers of classes, in turn; by default all.
         cfg: Guidance scale, at least 0; 1 is no guidance. Two values are those of the low and of
@@ -153,6 +159,16 @@ class SamplingOptions:
     steps: int = 25
     precision: Precision = "32-true"
     batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        """Validate what decides how much memory is taken."""
+        if not 1 <= self.n <= MAX_IMAGES:
+            raise InputError(f"n is {self.n}; accepted: 1 to {MAX_IMAGES:,}")
+        if self.batch_size < 1:
+            raise InputError(f"batch_size is {self.batch_size}; accepted: at least 1")
+        for seed in (self.seed, self.seed + self.n - 1):
+            if not 0 <= seed < SEEDS:
+                raise InputError(f"seed is {seed}; accepted: 0 to below 2^32, for every image")
 
 
 @dataclass(frozen=True)
@@ -285,6 +301,17 @@ class GridOptions:
             if len(values) == 1 and name in ("preset", "cfg", "solver", "steps")
         }
         return Cell(tuple(single.items())).apply(options)
+
+
+@dataclass(frozen=True)
+class DirectoryOptions:
+    """Files.
+
+    Attributes:
+        out: Directory below which the results get a directory of their own.
+    """
+
+    out: Path = Path("samples")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from uvit_lit.diffusion import STEPS, Denoiser, Schedule
 from uvit_lit.errors import InputError
 from uvit_lit.guidance import Guided
+from uvit_lit.options import SEEDS
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """The clean images of noisy images (batch, channels, height, width) at a time, a scalar tensor."""
@@ -42,9 +43,6 @@ PURE_NOISE = 160.0
 """Noise, sigma / alpha, where steps that are even in log-SNR begin at the latest: next to nothing
 of an image is left there. The VP-SDE ends at 152; the cosine schedule at 20,000, and without this
 bound 10 of 25 steps would be spent beyond t = 0.99."""
-
-SEEDS = 2**32
-"""Number of seeds: torch's generator on the CPU takes them modulo 2^32."""
 
 STOCHASTIC = ("ddpm", "sde-dpmpp")
 """Solvers that add noise on the way; the others are deterministic given the first noise."""

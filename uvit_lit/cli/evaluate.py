@@ -14,13 +14,13 @@ a few numbers per image. An interrupted evaluation goes on where it was.
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
 from uvit_lit.cli.options import Parser, checked_input
 from uvit_lit.files import write
 from uvit_lit.options import (
+    DirectoryOptions,
     GridOptions,
     ModelOptions,
     ReferenceOptions,
@@ -29,21 +29,10 @@ from uvit_lit.options import (
 )
 
 
-@dataclass(frozen=True)
-class OutputOptions:
-    """Files.
-
-    Attributes:
-        out: Directory for the directory of the results.
-    """
-
-    out: Path = Path("samples")
-
-
 def build_parser() -> Parser:
     """Options of the command."""
     groups = (ReferenceOptions, GridOptions, SkipOptions, SamplingOptions, ModelOptions)
-    return Parser("evaluate", __doc__, *groups, OutputOptions, n=10_000)
+    return Parser("evaluate", __doc__, *groups, DirectoryOptions, n=10_000)
 
 
 def markdown(columns: dict[str, dict[str, Any]]) -> str:

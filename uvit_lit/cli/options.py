@@ -225,7 +225,10 @@ class Parser(ArgumentParser):
         instances = []
         for group in self.dataclasses:
             own = {field.name for field in fields(group)} - taken
-            instances.append(group(**{name: values[name] for name in own}))
+            try:
+                instances.append(group(**{name: values[name] for name in own}))
+            except InputError as error:
+                fail(error, 2)
             taken |= own
         return instances
 

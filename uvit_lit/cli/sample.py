@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uvit_lit.cli.options import Parser, checked_input
+from uvit_lit.errors import note
 from uvit_lit.files import free_stem, replacing, write, write_png
 from uvit_lit.options import ModelOptions, SamplingOptions, SkipOptions
 
@@ -100,6 +101,8 @@ def main(arguments: list[str] | None = None) -> None:
             return
         images = torch.cat(shown)
         grid = stem.with_name(stem.name + ".png")
+        if done > GRID_IMAGES:
+            note(f"the grid shows the first {GRID_IMAGES} of {done} images")
         write_grid(grid, images[:GRID_IMAGES], parameters)
         write(grid.with_suffix(".json"), json.dumps(parameters, indent=2).encode())
         if output.npz:

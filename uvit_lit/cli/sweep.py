@@ -11,13 +11,19 @@ A cell that is there already is not computed again: an interrupted sweep goes on
 
 import csv
 import io
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uvit_lit.cli.options import Parser, checked_input
 from uvit_lit.files import read_png, write, write_png
-from uvit_lit.options import Cell, GridOptions, ModelOptions, SamplingOptions, SkipOptions
+from uvit_lit.options import (
+    Cell,
+    DirectoryOptions,
+    GridOptions,
+    ModelOptions,
+    SamplingOptions,
+    SkipOptions,
+)
 
 if TYPE_CHECKING:  # heavy: imported after the options are read
     from torch import Tensor
@@ -26,20 +32,9 @@ if TYPE_CHECKING:  # heavy: imported after the options are read
     from uvit_lit.generation import Generation
 
 
-@dataclass(frozen=True)
-class SweepOptions:
-    """Files.
-
-    Attributes:
-        out: Directory for the directory of the sweep.
-    """
-
-    out: Path = Path("samples")
-
-
 def build_parser() -> Parser:
     """Options of the command."""
-    groups = (GridOptions, SkipOptions, SamplingOptions, ModelOptions, SweepOptions)
+    groups = (GridOptions, SkipOptions, SamplingOptions, ModelOptions, DirectoryOptions)
     return Parser("sweep", __doc__, *groups, s=[0.2, 0.6, 1.0], b=[1.0, 1.2, 1.4], n=8)
 
 
