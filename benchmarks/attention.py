@@ -46,24 +46,32 @@ def main():
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
     kernels = {"fused": F.scaled_dot_product_attention, "products": products}
-    keys = [(model, dtype, backward) for model in SHAPES
-            for dtype in (torch.float32, torch.bfloat16) for backward in (False, True)]  # fmt: skip
+    keys = [
+        (model, dtype, backward)
+        for model in SHAPES
+        for dtype in (torch.float32, torch.bfloat16)
+        for backward in (False, True)
+    ]
     cases = {
         (*key, kernel): timing.timed(make_case(attend, SHAPES[key[0]], *key[1:]), repeats=5)
         for key in keys
         for kernel, attend in kernels.items()
     }
     seconds = timing.alternate(cases, args.rounds)
-    print(f"{timing.machine()}, {args.rounds} rounds\n"
-          "| model | precision | | fused, ms | products, ms | fused / products |\n"
-          "|---|---|---|---|---|---|")  # fmt: skip
+    print(
+        f"{timing.machine()}, {args.rounds} rounds\n"
+        "| model | precision | | fused, ms | products, ms | fused / products |\n"
+        "|---|---|---|---|---|---|"
+    )
     for model, dtype, backward in keys:
         fused, split = (seconds[model, dtype, backward, kernel] for kernel in kernels)
         columns = (
-            model, str(dtype).removeprefix("torch."), "with backward" if backward else "forward",
+            model,
+            str(dtype).removeprefix("torch."),
+            "with backward" if backward else "forward",
             *(f"{1e3 * statistics.median(values):.2f}" for values in (fused, split)),
             timing.spread(timing.ratios(fused, split)),
-        )  # fmt: skip
+        )
         print(f"| {' | '.join(columns)} |")
 
 

@@ -48,9 +48,13 @@ def torchvision_batches(images, batch, workers):
     )
     data = Generated(images.pixels, images.labels, transform)
     loader = DataLoader(
-        data, batch, shuffle=True, drop_last=True, num_workers=workers,
+        data,
+        batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
         persistent_workers=workers > 0,
-    )  # fmt: skip
+    )
     while True:
         yield from loader
 
@@ -76,15 +80,21 @@ def main():
     cases = {name: take(stream) for name, stream in streams.items()}
     step, _ = ours("tiny", args.batch)
     seconds = timing.alternate({**cases, "training step": timing.timed(step)}, args.rounds)
-    print(f"{timing.machine('torchvision')}, batch {args.batch}, {args.batches} batches a round, "
-          f"{args.rounds} rounds")  # fmt: skip
-    print("| batches | images/s | speed of ours over it | batches in a training step |\n"
-          "|---|---|---|---|")  # fmt: skip
+    print(
+        f"{timing.machine('torchvision')}, batch {args.batch}, {args.batches} batches a round, "
+        f"{args.rounds} rounds"
+    )
+    print(
+        "| batches | images/s | speed of ours over it | batches in a training step |\n"
+        "|---|---|---|---|"
+    )
     steps = [args.batches * value for value in seconds.pop("training step")]
     for name, values in seconds.items():
         rate = args.batches * args.batch / statistics.median(values)
-        print(f"| {name} | {rate:,.0f} | {timing.spread(timing.ratios(values, seconds['ours']), 1)}"
-              f" | {timing.spread(timing.ratios(steps, values), 0)} |")  # fmt: skip
+        print(
+            f"| {name} | {rate:,.0f} | {timing.spread(timing.ratios(values, seconds['ours']), 1)}"
+            f" | {timing.spread(timing.ratios(steps, values), 0)} |"
+        )
 
 
 if __name__ == "__main__":

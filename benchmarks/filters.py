@@ -100,9 +100,11 @@ def measure_models(name, batch, rounds):
     whole = {kind: seconds.pop((kind, None)) for kind in ("forward", "step")}
     none = seconds["step", "none"]  # the squares and their sums, and their backward
     forward, step = (1e3 * statistics.median(whole[kind]) for kind in ("forward", "step"))
-    print(f"{timing.machine('diffusers')}, {name}, batch {batch}, {rounds} rounds; forward "
-          f"{forward:.0f} ms, training step {step:.0f} ms\n"
-          "| long skips | % of a forward pass | % of a training step |\n|---|---|---|")  # fmt: skip
+    print(
+        f"{timing.machine('diffusers')}, {name}, batch {batch}, {rounds} rounds; forward "
+        f"{forward:.0f} ms, training step {step:.0f} ms\n"
+        "| long skips | % of a forward pass | % of a training step |\n|---|---|---|"
+    )
     for case in skips:
         both = [a - b for a, b in zip(seconds["step", case], none, strict=True)]
         of_forward = timing.ratios(seconds["forward", case], whole["forward"])
@@ -125,9 +127,11 @@ def measure_grids(sides, batch, channels, rounds):
         cases[side, "fft"] = forward_only(real_fft, maps, torch.rand(side, side // 2 + 1))
         cases[side, "diffusers"] = forward_only(fourier_filter, maps, 1, 0.5)
     seconds = timing.alternate(cases, rounds)
-    print(f"{timing.machine('diffusers')}, {batch} images of {channels} channels, {rounds} rounds\n"
-          "| grid | all columns, ms | of a step | ms | FFT, ms | fourier_filter of diffusers, ms |"
-          "\n|---|---|---|---|---|---|")  # fmt: skip
+    print(
+        f"{timing.machine('diffusers')}, {batch} images of {channels} channels, {rounds} rounds\n"
+        "| grid | all columns, ms | of a step | ms | FFT, ms | fourier_filter of diffusers, ms |"
+        "\n|---|---|---|---|---|---|"
+    )
     for side in sides:
         ways = ("butterworth", "step", "fft", "diffusers")
         whole, step, fft, box = (

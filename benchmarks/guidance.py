@@ -122,15 +122,27 @@ def main() -> None:
     seeds = list(range(args.n))
     labels = draw_labels(model, None, seeds)
     assert labels is not None
-    heads = ["setting", "KID", "KID - none", "class share", "precision", "recall",
-             "power above 0.75, dB", "time"]  # fmt: skip
+    heads = [
+        "setting",
+        "KID",
+        "KID - none",
+        "class share",
+        "precision",
+        "recall",
+        "power above 0.75, dB",
+        "time",
+    ]
     print(f"real images: class share {interval(estimate(probe.right))}\n")
     print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|", flush=True)
     base: dict[str, Any] = {}
     draw = partial(
-        sample, shape=model.image_shape, steps=args.steps, precision=args.precision,
-        batch_size=args.batch_size, device=device,
-    )  # fmt: skip
+        sample,
+        shape=model.image_shape,
+        steps=args.steps,
+        precision=args.precision,
+        batch_size=args.batch_size,
+        device=device,
+    )
     draw(denoiser, seeds=seeds[: args.batch_size], labels=labels[: args.batch_size])  # not timed
     for name, (given, around) in chosen.items():
         override_skips(long_skips, **given)

@@ -83,10 +83,14 @@ class Race:
     def train(self, name: str, run: str, steps: int, *more: str) -> subprocess.Popen:
         """Start the training of a candidate."""
         return start(
-            "train.py", *self.shared, *self.candidates[name], f"--trainer.max_steps={steps}",
+            "train.py",
+            *self.shared,
+            *self.candidates[name],
+            f"--trainer.max_steps={steps}",
             f"--trainer.logger.init_args.save_dir={self.out}",
-            f"--trainer.logger.init_args.name={run}", *more,
-        )  # fmt: skip
+            f"--trainer.logger.init_args.name={run}",
+            *more,
+        )
 
     def rates(self, rounds: int) -> dict[str, dict[str, float]]:
         """Images per second and batch size of each candidate, medians of some rounds."""
@@ -96,8 +100,11 @@ class Race:
         found: dict[str, list[float]] = {name: [] for name in new}
         for _ in range(rounds):
             for name in new:
-                options = ("--trainer.limit_val_batches=0", "--samples.count=1",
-                           f"--trainer.log_every_n_steps={TIMED}")  # fmt: skip
+                options = (
+                    "--trainer.limit_val_batches=0",
+                    "--samples.count=1",
+                    f"--trainer.log_every_n_steps={TIMED}",
+                )
                 directory = finish(self.train(name, f"timed_{name}", 2 * TIMED, *options))
                 events = EventAccumulator(str(directory)).Reload()
                 found[name].append(events.Scalars("train/images_per_second")[-1].value)
@@ -111,11 +118,26 @@ class Race:
     def evaluate(self, checkpoint: Path, samples: int) -> Path:
         """Report of evaluate.py on a checkpoint."""
         metrics = "kid,fid,precision_recall,classes"
-        return finish(start(
-            "evaluate.py", "--ckpt", checkpoint, "--n", samples, "--steps", 12, "--metrics",
-            metrics, "--features", self.features, "--precision", "bf16-mixed",
-            "--out", self.out / "evaluations", *self.data,
-        ))  # fmt: skip
+        return finish(
+            start(
+                "evaluate.py",
+                "--ckpt",
+                checkpoint,
+                "--n",
+                samples,
+                "--steps",
+                12,
+                "--metrics",
+                metrics,
+                "--features",
+                self.features,
+                "--precision",
+                "bf16-mixed",
+                "--out",
+                self.out / "evaluations",
+                *self.data,
+            )
+        )
 
     def race(self, name: str, seed: int, steps: int) -> Path | None:
         """Train and evaluate a candidate, unless it is clearly behind the first one half-way."""
@@ -125,8 +147,10 @@ class Race:
         if stopped.exists():
             return None
         if not (ends / "last.ckpt").exists():
-            saves = (f"--checkpoints.{when}_n_steps={n}"
-                     for when, n in (("every", steps), ("keep_every", half)))  # fmt: skip
+            saves = (
+                f"--checkpoints.{when}_n_steps={n}"
+                for when, n in (("every", steps), ("keep_every", half))
+            )
             same = "--trainer.logger.init_args.version=0"  # also after an interruption
             process = self.train(name, run, steps, f"--seed_everything={seed}", same, *saves)
             while process.poll() is None and not (ends / f"step={half}.ckpt").exists():

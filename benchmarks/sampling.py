@@ -39,8 +39,12 @@ def main():
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ckpt", default="pretrained", help="default: the one in the package")
-    parser.add_argument("--cases", type=comma_list(parse_case), default=CASES,
-                        help=f"solver:steps[:precision] (default: {CASES})")  # fmt: skip
+    parser.add_argument(
+        "--cases",
+        type=comma_list(parse_case),
+        default=CASES,
+        help=f"solver:steps[:precision] (default: {CASES})",
+    )
     parser.add_argument("--n", type=int, default=64, help="images, one batch (default: 64)")
     parser.add_argument("--rounds", type=int, default=7, help="0: differences only")
     parser.add_argument("--reference_images", type=int, default=8, help="0: times only")
@@ -51,10 +55,16 @@ def main():
 
     def run(n, solver, steps, precision):
         return sample(
-            model.denoiser, model.image_shape, list(range(n)), choose_labels(model, None, n),
-            solver=solver, steps=steps, precision=precision, batch_size=n,
+            model.denoiser,
+            model.image_shape,
+            list(range(n)),
+            choose_labels(model, None, n),
+            solver=solver,
+            steps=steps,
+            precision=precision,
+            batch_size=n,
             device=device,
-        )  # fmt: skip
+        )
 
     plain = "32-true"
     parts = [(name, steps, plain) for name in REFERENCES for steps in (SHORT, LONG)]
@@ -82,11 +92,15 @@ def main():
         cells.append(f"{differences[case]:.4f}" if case in differences else "")
         print("| " + " | ".join(map(str, cells)) + " |")
 
-    print(f"{timing.machine('diffusers')}, {device}, {model.name}, {model.training}, "
-          f"{args.n} images, {args.rounds} rounds; differences of {args.reference_images} images; "
-          f"ddim and ddpm with {STEPS} steps: time per step times steps plus overhead")  # fmt: skip
-    print("| solver | steps | precision | calls | seconds | times faster than ddim, 1000 | "
-          "difference |\n|---|---|---|---|---|---|---|")  # fmt: skip
+    print(
+        f"{timing.machine('diffusers')}, {device}, {model.name}, {model.training}, "
+        f"{args.n} images, {args.rounds} rounds; differences of {args.reference_images} images; "
+        f"ddim and ddpm with {STEPS} steps: time per step times steps plus overhead"
+    )
+    print(
+        "| solver | steps | precision | calls | seconds | times faster than ddim, 1000 | "
+        "difference |\n|---|---|---|---|---|---|---|"
+    )
     for solver in REFERENCES if args.rounds else ():
         row(solver, solver, STEPS, plain)
     for case in args.cases:

@@ -141,11 +141,15 @@ def print_profile(model, batch, rounds):
     rows = sorted(profile.key_averages(), key=lambda row: -row.self_cpu_time_total)
     total = sum(row.self_cpu_time_total for row in rows)
     shown, rest = rows[:14], sum(row.self_cpu_time_total for row in rows[14:])
-    print(f"{timing.machine()}, {model}, batch {batch}, {rounds} steps\n"
-          "| operator | % of the step | calls a step |\n|---|---|---|")  # fmt: skip
+    print(
+        f"{timing.machine()}, {model}, batch {batch}, {rounds} steps\n"
+        "| operator | % of the step | calls a step |\n|---|---|---|"
+    )
     for row in shown:
-        print(f"| `{row.key}` | {100 * row.self_cpu_time_total / total:.1f} | "
-              f"{row.count / rounds:.0f} |")  # fmt: skip
+        print(
+            f"| `{row.key}` | {100 * row.self_cpu_time_total / total:.1f} | "
+            f"{row.count / rounds:.0f} |"
+        )
     print(f"| {len(rows) - len(shown)} others | {100 * rest / total:.1f} | |")
 
 
@@ -156,8 +160,9 @@ def main():
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--official", help="directory of a checkout of baofff/U-ViT")
-    parser.add_argument("--cases", type=lambda text: text.split(";"),
-                        help="some of the rows alone, with semicolons")  # fmt: skip
+    parser.add_argument(
+        "--cases", type=lambda text: text.split(";"), help="some of the rows alone, with semicolons"
+    )
     parser.add_argument("--profile", action="store_true", help="profile our step instead")
     args = parser.parse_args()
     if args.profile:
@@ -190,17 +195,27 @@ def main():
         told[name] = cases[name].told
     seconds = timing.alternate({**cases, "mm": timing.mm()}, args.rounds)
     limit = timing.mm_rates(seconds.pop("mm"))
-    print(f"{timing.machine('diffusers')}, {args.model}, batch {args.batch}, {args.rounds} rounds; "
-          f"torch.mm {statistics.median(limit) / 1e9:.0f} GFLOP/s")  # fmt: skip
-    print("| network | M parameters | GFLOP a step | s a step | images/s | speed of the first over "
-          "it | share of torch.mm |\n|---|---|---|---|---|---|---|")  # fmt: skip
+    print(
+        f"{timing.machine('diffusers')}, {args.model}, batch {args.batch}, {args.rounds} rounds; "
+        f"torch.mm {statistics.median(limit) / 1e9:.0f} GFLOP/s"
+    )
+    print(
+        "| network | M parameters | GFLOP a step | s a step | images/s | speed of the first over "
+        "it | share of torch.mm |\n|---|---|---|---|---|---|---|"
+    )
     first = next(iter(seconds.values()))
     for name, values in seconds.items():
         flops, parameters = told[name]
         share = timing.ratios([flops / value for value in values], limit)
-        columns = (name, f"{parameters:.1f}", f"{flops / 1e9:.0f}", timing.spread(values),
-                   f"{args.batch / statistics.median(values):.1f}",
-                   timing.spread(timing.ratios(values, first)), timing.spread(share))  # fmt: skip
+        columns = (
+            name,
+            f"{parameters:.1f}",
+            f"{flops / 1e9:.0f}",
+            timing.spread(values),
+            f"{args.batch / statistics.median(values):.1f}",
+            timing.spread(timing.ratios(values, first)),
+            timing.spread(share),
+        )
         print(f"| {' | '.join(columns)} |")
 
 

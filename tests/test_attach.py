@@ -86,8 +86,11 @@ def test_it_is_on_a_uvit_what_the_skips_of_the_uvit_are(override, num_classes):
 
 def test_s_1_and_b_1_are_exactly_the_network(network):
     plain = call(network)
-    for neutral in ({}, {"s": 1.0, "b": 1.0, "filter": "step"},
-                    {"learn": ("s", "cutoff", "b"), "filter": "butterworth"}):  # fmt: skip
+    for neutral in (
+        {},
+        {"s": 1.0, "b": 1.0, "filter": "step"},
+        {"learn": ("s", "cutoff", "b"), "filter": "butterworth"},
+    ):
         with modulate(network, **neutral):
             assert torch.equal(call(network), plain)
 
@@ -116,8 +119,9 @@ def test_it_is_freeu_where_freeu_scales_the_skips_alone(stage):
     expected = call(network)
     network.disable_freeu()
     side = 4 * 2**stage  # a threshold of 1 on its maps
-    with modulate(network, skips=(f"up_blocks.{stage}",), filter="freeu_box", s=0.3,
-                  cutoff=2 / side):  # fmt: skip
+    with modulate(
+        network, skips=(f"up_blocks.{stage}",), filter="freeu_box", s=0.3, cutoff=2 / side
+    ):
         torch.testing.assert_close(call(network), expected, atol=1e-5, rtol=1e-5)
     assert (expected - plain).abs().max() > 1e-3
 
@@ -131,8 +135,16 @@ def test_it_is_freeu_1_with_a_constant_b_on_half_of_the_channels(stage):
     expected = call(network)
     network.disable_freeu()
     side = 4 * 2**stage
-    with modulate(network, skips=(f"up_blocks.{stage}",), filter="freeu_box", s=0.3, b=1.4,
-                  b_channels=0.5, b_map="constant", cutoff=2 / side):  # fmt: skip
+    with modulate(
+        network,
+        skips=(f"up_blocks.{stage}",),
+        filter="freeu_box",
+        s=0.3,
+        b=1.4,
+        b_channels=0.5,
+        b_map="constant",
+        cutoff=2 / side,
+    ):
         torch.testing.assert_close(call(network), expected, atol=1e-5, rtol=1e-5)
     assert (expected - plain).abs().max() > 1e-3
 
@@ -181,16 +193,22 @@ def test_the_skips_of_a_unet_are_where_its_blocks_join():
             )
         )
     call(network)
-    outermost = {f"up_blocks.{k}.resnets.{j}": seen[f"up_blocks.{k}.resnets.{j}"][:2]
-                 for k in (2, 1, 0) for j in (1, 0)}  # fmt: skip
+    outermost = {
+        f"up_blocks.{k}.resnets.{j}": seen[f"up_blocks.{k}.resnets.{j}"][:2]
+        for k in (2, 1, 0)
+        for j in (1, 0)
+    }
     assert list(outermost) == attached.layers
     assert list(outermost.values()) == [(8, 8), (16, 8), (16, 8), (24, 16), (24, 16), (24, 24)]
     assert all(grid == shape for _, _, grid, shape in seen.values())
     shared = UNet2DModel(
-        16, block_out_channels=(32, 64), layers_per_block=2, norm_num_groups=8,
+        16,
+        block_out_channels=(32, 64),
+        layers_per_block=2,
+        norm_num_groups=8,
         down_block_types=("SkipDownBlock2D", "AttnSkipDownBlock2D"),
         up_block_types=("AttnSkipUpBlock2D", "SkipUpBlock2D"),
-    ).eval()  # fmt: skip
+    ).eval()
     with modulate(shared, b=1.0, s=0.5) as attached:
         assert len(attached.layers) == 6
         call(shared)

@@ -28,8 +28,11 @@ def test_a_benchmark_prints_a_table(command, trained):
     options += ["--ckpt", str(trained)] if script == "sampling.py" else []
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / script, *options, "--rounds", "2"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     assert "|---|" in done.stdout
 
@@ -37,8 +40,11 @@ def test_a_benchmark_prints_a_table(command, trained):
 @pytest.mark.slow
 def test_a_race_trains_measures_and_draws(tmp_path, folder):
     """Two candidates on a small folder; a second call finds everything done."""
-    small = [argument for argument in train_arguments(folder) if "max_steps" not in argument
-             and "save_dir" not in argument and "logger" not in argument]  # fmt: skip
+    small = [
+        argument
+        for argument in train_arguments(folder)
+        if "max_steps" not in argument and "save_dir" not in argument and "logger" not in argument
+    ]
     content = {
         "options": small,
         "data": ["--data", "folder", "--data_root", str(folder), "--split", "test"],
@@ -46,15 +52,28 @@ def test_a_race_trains_measures_and_draws(tmp_path, folder):
     }
     (tmp_path / "race.yaml").write_text(yaml.safe_dump(content))
     command = [
-        sys.executable, ROOT / "benchmarks" / "race.py", tmp_path / "race.yaml", "--minutes",
-        "0.001", "--rounds", "1", "--n", "16", "--features", "test_evaluate:moments", "--out",
-        tmp_path / "race", "--figure", tmp_path / "race.png",
-    ]  # fmt: skip
+        sys.executable,
+        ROOT / "benchmarks" / "race.py",
+        tmp_path / "race.yaml",
+        "--minutes",
+        "0.001",
+        "--rounds",
+        "1",
+        "--n",
+        "16",
+        "--features",
+        "test_evaluate:moments",
+        "--out",
+        tmp_path / "race",
+        "--figure",
+        tmp_path / "race.png",
+    ]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     tables = []
     for _ in range(2):
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True,
-                              text=True, timeout=600)  # fmt: skip
+        done = subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600
+        )
         assert done.returncode == 0, done.stderr
         tables.append(done.stdout)
     assert tables[0] == tables[1]
@@ -65,17 +84,37 @@ def test_a_race_trains_measures_and_draws(tmp_path, folder):
 @pytest.mark.slow
 def test_settings_are_compared_with_none_on_the_same_seeds(tmp_path, folder, trained):
     command = [
-        sys.executable, ROOT / "benchmarks" / "guidance.py", "--ckpt", trained, "--guide", trained,
-        "--data_root", folder, "--features", "test_evaluate:moments", "--n", "8", "--steps", "2",
-        "--only", "cfg low 2, high 1.2", "away from --guide, w = 2", "b = 1.1 all",
-    ]  # fmt: skip
+        sys.executable,
+        ROOT / "benchmarks" / "guidance.py",
+        "--ckpt",
+        trained,
+        "--guide",
+        trained,
+        "--data_root",
+        folder,
+        "--features",
+        "test_evaluate:moments",
+        "--n",
+        "8",
+        "--steps",
+        "2",
+        "--only",
+        "cfg low 2, high 1.2",
+        "away from --guide, w = 2",
+        "b = 1.1 all",
+    ]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True,
-                          timeout=300)  # fmt: skip
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][1:]
-    assert [row[0] for row in rows] == ["| none", "| cfg low 2, high 1.2",
-                                        "| away from --guide, w = 2", "| b = 1.1 all"]  # fmt: skip
+    assert [row[0] for row in rows] == [
+        "| none",
+        "| cfg low 2, high 1.2",
+        "| away from --guide, w = 2",
+        "| b = 1.1 all",
+    ]
     itself = rows[2][2]  # guided away from itself it is itself
     assert itself == "+0.000 [+0.000, +0.000]"
     assert rows[1][2] != itself != rows[3][2]

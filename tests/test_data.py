@@ -451,10 +451,14 @@ def test_a_damaged_cache_is_built_anew(folder, tmp_path, damage):
         stored.write_bytes(content[:place] + b"(24, 3, 16, 99)" + content[place + 15 :])
     else:
         middle = len(content) // 2
-        stored.write_bytes({
-            "empty": b"", "cut": content[:middle], "text": b"hello",
-            "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
-        }[damage])  # fmt: skip
+        stored.write_bytes(
+            {
+                "empty": b"",
+                "cut": content[:middle],
+                "text": b"hello",
+                "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+            }[damage]
+        )
     again = load_folder(folder / "train", 16, tmp_path / "cache").pixels
     assert torch.equal(first, again)
     assert stored.read_bytes()[:2] == b"PK"
@@ -494,10 +498,13 @@ def test_a_full_disk_names_the_file(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
         for action in (
             lambda: write(tmp_path / "a.bin", bytes(100_000)),
-            lambda: write_png(tmp_path / "a.png", np.random.default_rng(0).integers(
-                0, 256, (200, 200, 3), dtype=np.uint8), {}),
+            lambda: write_png(
+                tmp_path / "a.png",
+                np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8),
+                {},
+            ),
             lambda: write_torch(tmp_path / "a.pt", torch.zeros(100_000)),
-        ):  # fmt: skip
+        ):
             with pytest.raises(OSError, match=r"a\.(bin|png|pt)"):
                 action()
     finally:
@@ -520,10 +527,11 @@ free_stem(Path(sys.argv[1]), "image")
 
 def test_two_processes_never_take_the_same_name(tmp_path):
     processes = [
-        subprocess.Popen([sys.executable, "-c", RESERVES, str(tmp_path), name], cwd=ROOT,
-                         stdin=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", RESERVES, str(tmp_path), name], cwd=ROOT, stdin=subprocess.PIPE
+        )
         for name in "ab"
-    ]  # fmt: skip
+    ]
     for process in processes:
         process.stdin.write(b"\n")
         process.stdin.flush()

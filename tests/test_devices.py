@@ -25,9 +25,13 @@ def call(directory, *command):
     """Run a command in a process of its own; what it printed."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     done = subprocess.run(
-        [sys.executable, *map(str, command)], cwd=directory, env=environment,
-        capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+        [sys.executable, *map(str, command)],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout.splitlines()
@@ -116,8 +120,9 @@ def test_more_devices_than_there_are(trained, tmp_path, capsys, count):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("here", "everywhere", "asked"), [("2", "2", ["--devices", "1"]),
-                                                          ("1", "2", [])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("here", "everywhere", "asked"), [("2", "2", ["--devices", "1"]), ("1", "2", [])]
+)
 def test_torchrun_started_other_processes(trained, capsys, monkeypatch, here, everywhere, asked):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
     monkeypatch.setenv("WORLD_SIZE", everywhere)
@@ -143,11 +148,29 @@ def test_a_failure_in_one_process_is_a_line_in_each(trained, tmp_path):
         "sweep.main()\n"
     )
     done = subprocess.run(
-        [sys.executable, "fails.py", "--ckpt", trained, "--steps", "2", "--device", "cpu",
-         "--devices", "2", "--n", "2", *SKIPS, "--out", "out"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "fails.py",
+            "--ckpt",
+            trained,
+            "--steps",
+            "2",
+            "--device",
+            "cpu",
+            "--devices",
+            "2",
+            "--n",
+            "2",
+            *SKIPS,
+            "--out",
+            "out",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == 1
     assert "error: no space" in done.stderr
     assert "another process has stopped" in done.stderr

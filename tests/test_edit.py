@@ -91,9 +91,25 @@ def test_the_command_writes_a_picture_and_its_errors(trained, picture, tmp_path,
     mask = Image.new("L", (16, 16), 0)
     mask.paste(255, (0, 0, 8, 16))
     mask.save(tmp_path / "mask.png")
-    main([str(picture), "--ckpt", str(trained), "--steps", "20", "--s", "0.3", "--label", "cat",
-          "--skips", "outer", "--mask", str(tmp_path / "mask.png"),
-          "--out", str(tmp_path / "out")])  # fmt: skip
+    main(
+        [
+            str(picture),
+            "--ckpt",
+            str(trained),
+            "--steps",
+            "20",
+            "--s",
+            "0.3",
+            "--label",
+            "cat",
+            "--skips",
+            "outer",
+            "--mask",
+            str(tmp_path / "mask.png"),
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
     lines = capsys.readouterr().out.splitlines()
     written = tmp_path / "out" / "tiny_s0.3_skips-outer_picture.png"
     assert lines[-1] == str(written)
@@ -110,10 +126,20 @@ def test_a_model_with_a_filter_is_inverted_as_it_was_trained(trained, picture, t
     weights = load_model(trained).weights
     weights.arguments["skip"] |= {"filter": "step", "s": 0.1}
     write_safetensors(weights, tmp_path / "filtered.safetensors")
-    main([str(picture), "--ckpt", str(tmp_path / "filtered.safetensors"), "--steps", "3",
-          "--out", str(tmp_path / "out")])  # fmt: skip
-    _, reconstruction, result = np.split(np.array(Image.open(capsys.readouterr().out.split()[-1])),
-                                         3, axis=1)  # fmt: skip
+    main(
+        [
+            str(picture),
+            "--ckpt",
+            str(tmp_path / "filtered.safetensors"),
+            "--steps",
+            "3",
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
+    _, reconstruction, result = np.split(
+        np.array(Image.open(capsys.readouterr().out.split()[-1])), 3, axis=1
+    )
     assert np.array_equal(reconstruction, result)
 
 

@@ -65,8 +65,9 @@ def test_kid_is_zero_for_equal_distributions_and_grows_with_the_damage():
     real, alike = vectors(2000), vectors(2000, seed=1)
     mean, low, high = estimate(*distances(real, alike, ["kid"])["kid"])
     assert low < 0 < high
-    near, far = (estimate(*distances(real, vectors(2000, shift, 2), ["kid"])["kid"])
-                 for shift in (0.3, 0.6))  # fmt: skip
+    near, far = (
+        estimate(*distances(real, vectors(2000, shift, 2), ["kid"])["kid"]) for shift in (0.3, 0.6)
+    )
     assert mean < near.low
     assert near.high < far.low
 
@@ -132,10 +133,23 @@ def run(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.syspath_prepend(str(evaluate.__file__).rsplit("/", 1)[0] + "/tests")
 
     def call(*arguments):
-        evaluate.main([
-            "--ckpt", str(trained), "--steps", "2", "--n", "12", "--batch_size", "5", "--out",
-            "out", "--features", "test_evaluate:moments", *arguments,
-        ])  # fmt: skip
+        evaluate.main(
+            [
+                "--ckpt",
+                str(trained),
+                "--steps",
+                "2",
+                "--n",
+                "12",
+                "--batch_size",
+                "5",
+                "--out",
+                "out",
+                "--features",
+                "test_evaluate:moments",
+                *arguments,
+            ]
+        )
         return json.loads((tmp_path / capsys.readouterr().out.splitlines()[-1]).read_text())
 
     return call
@@ -275,8 +289,9 @@ def test_the_share_that_is_put_into_its_class(run, trained):
     assert report["real"]["values"].keys() == {name, f"{name}, cat", f"{name}, ship"}
     assert report["results"][0]["cell"]["s"] == 0.2
     assert run("--metrics", "classes", "--classes", "cat")["real"]["values"].keys() == {
-        name, f"{name}, cat"
-    }  # fmt: skip
+        name,
+        f"{name}, cat",
+    }
 
 
 def test_a_finished_evaluation_is_shown_again(run):
@@ -335,8 +350,18 @@ def test_the_reference_is_built_once(run, tmp_path, monkeypatch):
     ],
 )
 def test_mistakes_are_one_line(run, capsys, trained, tmp_path, arguments, message):
-    base = ["--ckpt", str(trained), "--n", "4", "--out", "out", "--metrics", "fid", "--features",
-            "test_evaluate:moments"]  # fmt: skip
+    base = [
+        "--ckpt",
+        str(trained),
+        "--n",
+        "4",
+        "--out",
+        "out",
+        "--metrics",
+        "fid",
+        "--features",
+        "test_evaluate:moments",
+    ]
     status, line = error_line(capsys, evaluate.main, [*base, *arguments])
     assert status == 2
     assert message in line

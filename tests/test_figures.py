@@ -90,8 +90,10 @@ def made_run(name, seed, filter="none", evaluated=None, **values):
 def test_recipes_are_compared_by_pairs_of_the_same_seed():
     """The third seed has no partner; the spread of the seeds themselves does not count."""
     runs = [made_run("plain", seed, loss=10.0 * seed) for seed in (1, 2)]
-    runs += [made_run("other", seed, loss=10.0 * seed + change)
-             for seed, change in ((2, 0.3), (1, 0.1), (3, 9.0))]  # fmt: skip
+    runs += [
+        made_run("other", seed, loss=10.0 * seed + change)
+        for seed, change in ((2, 0.3), (1, 0.1), (3, 9.0))
+    ]
     ((name, base, difference),) = compare.paired_rows(compare.by_recipe(runs))
     assert (name, base) == ("loss", "15")
     low, high = 0.2 - 12.706 * 0.1, 0.2 + 12.706 * 0.1  # Student's t of one degree of freedom
@@ -99,9 +101,15 @@ def test_recipes_are_compared_by_pairs_of_the_same_seed():
 
 
 def test_the_comparison_is_drawn():
-    runs = [made_run(filter, 0, filter, **{"validation loss, t 0.00-0.25": loss, "kid_x": loss,
-                                           "kid_blocks_x": loss})
-            for filter, loss in (("none", 2.0), ("step", 1.0))]  # fmt: skip
+    runs = [
+        made_run(
+            filter,
+            0,
+            filter,
+            **{"validation loss, t 0.00-0.25": loss, "kid_x": loss, "kid_blocks_x": loss},
+        )
+        for filter, loss in (("none", 2.0), ("step", 1.0))
+    ]
     *gains, by_time, kid = compare.plot_comparison(runs).axes
     assert [len(lines(axes)) for axes in gains] == [1, 1]  # of the step alone
     dots = [y for line in by_time.get_lines() if line.get_marker() == "o" for y in line.get_ydata()]
@@ -112,8 +120,11 @@ def test_the_comparison_is_drawn():
 
 
 def test_evaluations_that_measured_something_else_are_not_compared():
-    runs = [made_run("a", 0, evaluated={"steps": 15}), made_run("a", 1),
-            made_run("b", 0, evaluated={"steps": 25})]  # fmt: skip
+    runs = [
+        made_run("a", 0, evaluated={"steps": 15}),
+        made_run("a", 1),
+        made_run("b", 0, evaluated={"steps": 25}),
+    ]
     compare.check_alike(runs[:2])
     with pytest.raises(ValueError, match="a_0 was evaluated with steps 15, b_0 with 25"):
         compare.check_alike(runs)
@@ -124,11 +135,18 @@ def test_an_evaluation_belongs_to_the_checkpoint_that_it_measured(trained, tmp_p
     values = {"kid_x": {"mean": 0.25, "low": 0.0, "high": 0.5}, "nothing": {"mean": None}}
     own = file_hash(trained)
     for images, s, order, sha256 in (
-        (9, 1.0, None, own), (8, None, 5, own), (7, None, None, "0" * 64), (5, None, None, own),
+        (9, 1.0, None, own),
+        (8, None, 5, own),
+        (7, None, None, "0" * 64),
+        (5, None, None, own),
         (3, None, None, own),
-    ):  # fmt: skip
-        report = {"images": images, "checkpoint_sha256": sha256, "design": [order], "results": [
-            {"cell": {"s": s}, "values": {**values, "count": images}}]}  # fmt: skip
+    ):
+        report = {
+            "images": images,
+            "checkpoint_sha256": sha256,
+            "design": [order],
+            "results": [{"cell": {"s": s}, "values": {**values, "count": images}}],
+        }
         path = tmp_path / "samples" / f"evaluation_{images}" / "results.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(report))

@@ -38,8 +38,12 @@ def test_it_is_the_mean_over_all_pairs():
     x, y = vectors(7, 0.3), vectors(5, seed=1)
 
     def mean(one, other, same):
-        pairs = [(float(a @ b) / 6 + 1) ** 3 for i, a in enumerate(one)
-                 for j, b in enumerate(other) if not (same and i == j)]  # fmt: skip
+        pairs = [
+            (float(a @ b) / 6 + 1) ** 3
+            for i, a in enumerate(one)
+            for j, b in enumerate(other)
+            if not (same and i == j)
+        ]
         return sum(pairs) / len(pairs)
 
     expected = mean(x, x, True) + mean(y, y, True) - 2 * mean(x, y, False)
@@ -106,8 +110,10 @@ def test_intervals_of_kid_cover_the_truth(generated, real, size):
     generator = torch.Generator().manual_seed(0)
     means, covered, differences = [], [], []
     for _ in range(repetitions):
-        x, y = (torch.randn(n, size, generator=generator, dtype=torch.float64)
-                for n in (generated, real))  # fmt: skip
+        x, y = (
+            torch.randn(n, size, generator=generator, dtype=torch.float64)
+            for n in (generated, real)
+        )
         one, other = samples(x + shift, y), samples(1.1 * x + 2 * shift, y)
         mean, low, high = estimate(*one)
         means.append(mean)
@@ -121,6 +127,7 @@ def test_intervals_of_kid_cover_the_truth(generated, real, size):
 
 
 def test_near_zero_the_interval_is_wide_rather_than_narrow():
-    inside = [estimate(*samples(vectors(100, seed=k), vectors(100, seed=999 + k)))
-              for k in range(200)]  # fmt: skip
+    inside = [
+        estimate(*samples(vectors(100, seed=k), vectors(100, seed=999 + k))) for k in range(200)
+    ]
     assert sum(low < 0 < high for _, low, high in inside) >= 0.95 * 200

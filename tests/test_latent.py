@@ -25,10 +25,14 @@ def make_autoencoder(path, channels=4):
     torch.manual_seed(0)
     block = {"down": "DownEncoderBlock2D", "up": "UpDecoderBlock2D"}
     network = AutoencoderKL(
-        block_out_channels=(8, 8, 8), down_block_types=(block["down"],) * 3,
-        up_block_types=(block["up"],) * 3, layers_per_block=1, latent_channels=channels,
-        norm_num_groups=4, scaling_factor=0.18215,
-    )  # fmt: skip
+        block_out_channels=(8, 8, 8),
+        down_block_types=(block["down"],) * 3,
+        up_block_types=(block["up"],) * 3,
+        layers_per_block=1,
+        latent_channels=channels,
+        norm_num_groups=4,
+        scaling_factor=0.18215,
+    )
     with torch.no_grad():
         network.quant_conv.weight[:channels].mul_(10)
         network.quant_conv.bias[channels:].sub_(10)  # logarithm of the variance
@@ -43,9 +47,13 @@ def vae(tmp_path_factory):
 
 def latent_arguments(folder, vae, **options):
     return train_arguments(
-        folder, data__autoencoder=vae, model__img_size=8, model__in_chans=4,
-        trainer__logger__init_args__name="latent", **options,
-    )  # fmt: skip
+        folder,
+        data__autoencoder=vae,
+        model__img_size=8,
+        model__in_chans=4,
+        trainer__logger__init_args__name="latent",
+        **options,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -152,8 +160,20 @@ def test_another_autoencoder_is_another_sweep(trained_on_latents, tmp_path, caps
     weights = load_file(other / "diffusion_pytorch_model.safetensors")
     weights["decoder.conv_out.bias"] += 0.5
     save_file(weights, other / "diffusion_pytorch_model.safetensors", {"format": "pt"})
-    command = ["--ckpt", str(trained_on_latents), "--steps", "1", "--n", "1", "--s", "1", "--b",
-               "1", "--out", str(tmp_path / "out")]  # fmt: skip
+    command = [
+        "--ckpt",
+        str(trained_on_latents),
+        "--steps",
+        "1",
+        "--n",
+        "1",
+        "--s",
+        "1",
+        "--b",
+        "1",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     for name in (vae, str(other)):
         sweep.main([*command, "--vae", name])
     assert len(list((tmp_path / "out").iterdir())) == 2
@@ -207,8 +227,14 @@ def empty(directory):
 )
 def test_a_wrong_autoencoder(trained_on_latents, tmp_path, capsys, make):
     make(tmp_path / "vae")
-    command = ["--ckpt", str(trained_on_latents), "--vae", str(tmp_path / "vae"), "--out",
-               str(tmp_path / "out")]  # fmt: skip
+    command = [
+        "--ckpt",
+        str(trained_on_latents),
+        "--vae",
+        str(tmp_path / "vae"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     status, line = error_line(capsys, sample.main, command)
     assert (status, "no autoencoder in" in line) == (2, True)
     assert not (tmp_path / "out").exists()

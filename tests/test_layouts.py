@@ -34,10 +34,15 @@ LAYOUTS = {
     "with the time MLP": {"embed_dim": 512, "num_heads": 8, "mlp_time_embed": True},
     "as M/4": {"embed_dim": 768, "num_heads": 12, "patch_size": 4, "num_classes": 1000},
     "as L/2": {"embed_dim": 1024, "num_heads": 16, "in_chans": 4, "num_classes": 1000},
-    "as H/2": {"embed_dim": 1152, "num_heads": 16, "in_chans": 4, "num_classes": 1000,
-               "conv": False},
+    "as H/2": {
+        "embed_dim": 1152,
+        "num_heads": 16,
+        "in_chans": 4,
+        "num_classes": 1000,
+        "conv": False,
+    },
     "with biases": {"embed_dim": 512, "num_heads": 8, "qkv_bias": True, "num_classes": 3},
-}  # fmt: skip
+}
 NO_NULL = {"as M/4"}  # published without guidance: as many rows as classes
 
 
@@ -51,12 +56,15 @@ def official_state(backbone, rows_are_classes=False):
 
 def save(module, path, names=()):
     """What train.py would write after seven steps."""
-    torch.save({
-        "state_dict": module.state_dict(),
-        "hyper_parameters": dict(module.hparams),
-        "global_step": 7,
-        "ImageData": {"class_names": list(names)},
-    }, path)  # fmt: skip
+    torch.save(
+        {
+            "state_dict": module.state_dict(),
+            "hyper_parameters": dict(module.hparams),
+            "global_step": 7,
+            "ImageData": {"class_names": list(names)},
+        },
+        path,
+    )
 
 
 @pytest.fixture
@@ -96,8 +104,22 @@ def test_a_training_directory_of_the_official_code(official, tmp_path):
     directory.mkdir()
     path.rename(directory / "nnet_ema.pth")
     assert load_model(directory).name == "500"
-    sweep_main(["--ckpt", str(directory), "--n", "1", "--steps", "1", "--s", "1", "--b", "1",
-                "--out", str(tmp_path / "out")])  # fmt: skip
+    sweep_main(
+        [
+            "--ckpt",
+            str(directory),
+            "--n",
+            "1",
+            "--steps",
+            "1",
+            "--s",
+            "1",
+            "--b",
+            "1",
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
     assert next((tmp_path / "out").glob("sweep_500_*/grid.png"))
 
 
@@ -117,9 +139,15 @@ def test_tensors_alone(official, tmp_path, zipped):
 def test_safetensors_carry_everything(tmp_path, filter, monkeypatch):
     torch.manual_seed(0)
     module = DiffusionModule(
-        schedule="cosine", prediction="v", img_size=8, embed_dim=32, num_heads=2, depth=2,
-        num_classes=2, skip=SkipSettings(filter),
-    )  # fmt: skip
+        schedule="cosine",
+        prediction="v",
+        img_size=8,
+        embed_dim=32,
+        num_heads=2,
+        depth=2,
+        num_classes=2,
+        skip=SkipSettings(filter),
+    )
     save(module, tmp_path / "model.ckpt", ["cat", "ship"])
     out = tmp_path / "model.safetensors"
     export_main([str(out), "--ckpt", str(tmp_path / "model.ckpt"), "--licence", "cc-by-4.0"])
@@ -153,9 +181,12 @@ def test_half_precision_halves_the_file(tmp_path, suffix):
 def test_learned_cutoffs_keep_their_value_at_another_size(tmp_path, size):
     torch.manual_seed(0)
     module = DiffusionModule(
-        img_size=16, embed_dim=32, num_heads=2, depth=2,
+        img_size=16,
+        embed_dim=32,
+        num_heads=2,
+        depth=2,
         skip=SkipSettings("butterworth", s=0.6, cutoff=0.7),
-    )  # fmt: skip
+    )
     save(module, tmp_path / "model.ckpt")
     (skip,) = load_model(tmp_path / "model.ckpt", img_size=size).denoiser.backbone.long_skips
     assert skip.settings.cutoff == pytest.approx(0.7, abs=1e-5)
@@ -181,9 +212,13 @@ def test_a_checkpoint_of_older_options_still_loads(tmp_path, capsys):
         content["state_dict"][f"denoiser.backbone.long_skips.0.learned.{name}.raw"] = raw
     content["state_dict"]["denoiser.backbone.long_skips.0.learned.b.raw"] = torch.tensor([0.4])
     content["hyper_parameters"] |= {
-        "t_coefficients": 2, "train": "filters_then_all", "filters_steps": 500,
-        **content["hyper_parameters"].pop("skip"), "learn_b": True, "order": 5,
-    }  # fmt: skip
+        "t_coefficients": 2,
+        "train": "filters_then_all",
+        "filters_steps": 500,
+        **content["hyper_parameters"].pop("skip"),
+        "learn_b": True,
+        "order": 5,
+    }
     torch.save(content, tmp_path / "model.ckpt")
     with pytest.warns(Note) as caught:
         model = load_model(tmp_path / "model.ckpt")
@@ -238,9 +273,15 @@ def test_another_image_size(official):
 def test_what_the_official_layout_loses_is_said(tmp_path, capsys):
     torch.manual_seed(0)
     module = DiffusionModule(
-        schedule="linear", img_size=8, embed_dim=32, num_heads=2, depth=2,
-        skip=SkipSettings("chebyshev"), num_classes=2, class_dropout=0.0,
-    )  # fmt: skip
+        schedule="linear",
+        img_size=8,
+        embed_dim=32,
+        num_heads=2,
+        depth=2,
+        skip=SkipSettings("chebyshev"),
+        num_classes=2,
+        class_dropout=0.0,
+    )
     save(module, tmp_path / "model.ckpt", ["cat", "ship"])
     out = tmp_path / "model.pth"
     export_main([str(out), "--ckpt", str(tmp_path / "model.ckpt")])
@@ -615,8 +656,17 @@ def test_save_pretrained_and_back(trained, tmp_path):
 def test_a_directory_as_on_the_hub(trained, tmp_path):
     (tmp_path / "results.md").write_text("KID 0.1, 5 images")
     out = tmp_path / "named"
-    export_main([str(out), "--ckpt", str(trained), "--results", str(tmp_path / "results.md"),
-                 "--data", "cifar10"])  # fmt: skip
+    export_main(
+        [
+            str(out),
+            "--ckpt",
+            str(trained),
+            "--results",
+            str(tmp_path / "results.md"),
+            "--data",
+            "cifar10",
+        ]
+    )
     assert "KID 0.1, 5 images" in (out / "README.md").read_text()
     model = load_model(out)
     assert (model.name, model.data) == ("named", {"name": "cifar10"})
@@ -683,8 +733,9 @@ def test_push_to_hub_and_download(trained, tmp_path, capsys, monkeypatch):
         shutil.copytree(folder_path, hub)
         return "https://huggingface.co/user/name"
 
-    monkeypatch.setattr(HfApi, "create_repo", lambda *_, repo_id, **__: RepoUrl(
-        f"https://huggingface.co/{repo_id}"))  # fmt: skip
+    monkeypatch.setattr(
+        HfApi, "create_repo", lambda *_, repo_id, **__: RepoUrl(f"https://huggingface.co/{repo_id}")
+    )
     monkeypatch.setattr(HfApi, "upload_folder", upload)
     results = tmp_path / "results.md"
     results.write_text("KID 0.2")
@@ -693,8 +744,9 @@ def test_push_to_hub_and_download(trained, tmp_path, capsys, monkeypatch):
     assert "KID 0.2" in (hub / "README.md").read_text()
     fetched = []
     monkeypatch.setattr(checkpoint, "get_hf_file_metadata", lambda *_, **__: None)
-    monkeypatch.setattr(checkpoint, "hf_hub_download",
-                        lambda name, file, **_: fetched.append(name) or hub / file)  # fmt: skip
+    monkeypatch.setattr(
+        checkpoint, "hf_hub_download", lambda name, file, **_: fetched.append(name) or hub / file
+    )
     assert load_model("hf://user/name").step == 8
     assert fetched == ["user/name"]
 

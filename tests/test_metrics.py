@@ -75,9 +75,14 @@ def test_a_constant_has_no_detail():
 def test_a_blurred_copy_has_less_of_everything():
     sharp, soft = metrics.measure_detail(noise()), metrics.measure_detail(blurred(noise()))
     for name in (
-        "high_frequency_ratio", "laplacian_variance", "total_variation", "colourfulness",
-        "saturation", "clipped_share", "png_bytes",
-    ):  # fmt: skip
+        "high_frequency_ratio",
+        "laplacian_variance",
+        "total_variation",
+        "colourfulness",
+        "saturation",
+        "clipped_share",
+        "png_bytes",
+    ):
         assert (soft[name] < sharp[name]).all(), name
     assert (soft["power_0.75-1.41_db"] < sharp["power_0.75-1.41_db"] - 6).all()
 
@@ -131,8 +136,10 @@ def test_the_interval_holds_the_mean_as_often_as_it_says():
 def test_the_interval_of_a_difference_knows_both_samples():
     """Many exact numbers beside few scattered ones: Welch's interval is nearly that of the few."""
     generator = torch.Generator().manual_seed(0)
-    many, few = (scale * torch.randn(2000, n, generator=generator, dtype=torch.float64)
-                 for scale, n in ((1, 100), (3, 8)))  # fmt: skip
+    many, few = (
+        scale * torch.randn(2000, n, generator=generator, dtype=torch.float64)
+        for scale, n in ((1, 100), (3, 8))
+    )
     estimates = [metrics.estimate(x + 3, -y) for x, y in zip(many, few, strict=True)]
     held = sum(low <= 3 <= high for _, low, high in estimates)
     assert held / 2000 == pytest.approx(0.95, abs=0.02)

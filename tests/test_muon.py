@@ -30,8 +30,9 @@ def test_a_step_is_that_of_torch(dtype, error):
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
     group = {"params": [ours], "matrices": 1, "weight_decay": 0.1}
     mine = Muon([group], lr=0.02, betas=(0.95, 0.99), dtype=dtype)
-    reference = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, momentum=0.95,
-                                 adjust_lr_fn="match_rms_adamw")  # fmt: skip
+    reference = torch.optim.Muon(
+        [theirs], lr=0.02, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+    )
     for k in range(3):
         gradient = torch.randn(24, 16, generator=torch.Generator().manual_seed(2 + k))
         for parameter, optimizer in ((ours, mine), (theirs, reference)):
@@ -100,18 +101,32 @@ def test_a_saved_state_goes_on():
 
 
 def test_muon_takes_the_matrices_of_the_blocks_and_no_others():
-    model = DiffusionModule(img_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=3,
-                            skip=SkipSettings("butterworth", s=0.9), optimizer="muon")  # fmt: skip
+    model = DiffusionModule(
+        img_size=8,
+        embed_dim=16,
+        depth=2,
+        num_heads=2,
+        num_classes=3,
+        skip=SkipSettings("butterworth", s=0.9),
+        optimizer="muon",
+    )
     names = {id(p): n.removeprefix("denoiser.backbone.") for n, p in model.named_parameters()}
     groups = parameter_groups(model.denoiser, 1e-3, 0.03, 5.0, muon=True)
     named = {g["name"]: {names[id(p)] for p in g["params"]} for g in groups}
     assert sum(len(g["params"]) for g in groups) == len(names)
     assert {g["name"]: g.get("matrices") for g in groups} == {
-        "qkv": 3, "matrices": 1, "decay": None, "no_decay": None, "filters": None,
-    }  # fmt: skip
+        "qkv": 3,
+        "matrices": 1,
+        "decay": None,
+        "no_decay": None,
+        "filters": None,
+    }
     assert all(n.endswith("attn.qkv.weight") for n in named["qkv"])
     assert len(named["qkv"]) == 3
     assert all("block" in n and n.endswith("weight") for n in named["matrices"])
     assert len(named["matrices"]) == 3 * 3 + 1
-    assert named["decay"] == {"decoder_pred.weight", "patch_embed.proj.weight",
-                              "final_layer.weight"}  # fmt: skip
+    assert named["decay"] == {
+        "decoder_pred.weight",
+        "patch_embed.proj.weight",
+        "final_layer.weight",
+    }

@@ -57,10 +57,12 @@ def in_force(model, skips):
         long_skips = list(model.denoiser.backbone.long_skips)
         settings = [skip.settings for skip in long_skips]
         return [
-            (SkipSettings(b=s.b, b_channels=s.b_channels, b_map=s.b_map) if s.s == 1 else s,
-             skip.window if s != skip.trained else None)
+            (
+                SkipSettings(b=s.b, b_channels=s.b_channels, b_map=s.b_map) if s.s == 1 else s,
+                skip.window if s != skip.trained else None,
+            )
             for s, skip in zip(settings, long_skips, strict=True)
-        ]  # fmt: skip
+        ]
 
 
 @pytest.mark.parametrize("skips", SETTINGS, ids=str)
@@ -128,8 +130,11 @@ def test_a_preview_comes_first_and_the_trained_images_are_drawn_once(trained):
     skips = SkipOptions(s=0.5)
     drawn = list(playground.draw(skips, playground.base.options, shares.append))
     assert [(d.steps, d.trained is None) for d in drawn] == [
-        (PREVIEW_STEPS, True), (PREVIEW_STEPS, False), (6, True), (6, False)
-    ]  # fmt: skip
+        (PREVIEW_STEPS, True),
+        (PREVIEW_STEPS, False),
+        (6, True),
+        (6, False),
+    ]
     assert [d.parameters is None for d in drawn] == [True, True, True, False]
     assert shares == sorted(shares)
     assert shares[-1] == 1
@@ -169,8 +174,22 @@ def test_the_charts_are_well_formed_and_follow_the_settings(playground):
 
 
 def test_a_picture_of_the_command_sample_restores_its_settings(trained, tmp_path):
-    arguments = ["--ckpt", str(trained), "--s", "0.5,0.25", "--filter", "butterworth", "--n", "2",
-                 "--steps", "2", "--seed", "9", "--out", str(tmp_path)]  # fmt: skip
+    arguments = [
+        "--ckpt",
+        str(trained),
+        "--s",
+        "0.5,0.25",
+        "--filter",
+        "butterworth",
+        "--n",
+        "2",
+        "--steps",
+        "2",
+        "--seed",
+        "9",
+        "--out",
+        str(tmp_path),
+    ]
     sample.main(arguments)
     (path,) = tmp_path.glob("*.png")
     skips, sampling, _ = play.read_parameters(path)

@@ -57,8 +57,9 @@ def test_deterministic_solvers_converge_at_least_at_their_order(solver, order, s
     The corrector of UniPC-2 raises the order of its predictor by one (Zhao et al. 2023).
     """
     denoiser, seeds, shape = exact(schedule), list(range(16)), (1, 4, 4)
-    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-                         for seed in seeds])  # fmt: skip
+    noise = torch.stack(
+        [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    )
     first = 0.995 if schedule == "cosine" and solver != "ddim" else 1.0  # noise of 128 or more
     alpha, sigma = (float(v) for v in denoiser.schedule.alpha_sigma(torch.tensor(first)))
     std = math.hypot(0.4 * alpha, sigma)
@@ -89,9 +90,10 @@ def test_ddim_is_that_of_diffusers(network):
     from diffusers import DDIMScheduler
 
     scheduler = DDIMScheduler(
-        trained_betas=network.schedule.betas().numpy(), clip_sample=False,
+        trained_betas=network.schedule.betas().numpy(),
+        clip_sample=False,
         timestep_spacing="trailing",
-    )  # fmt: skip
+    )
     scheduler.set_timesteps(20)
     x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(7))[None]
     with torch.inference_mode():

@@ -212,8 +212,9 @@ def test_a_flat_filter_learns_its_s_alone():
 @pytest.mark.parametrize(("filter", "learn"), [("step", ()), ("butterworth", ("s", "cutoff"))])
 def test_the_mean_is_left_alone_and_the_rest_is_filtered(filter, learn):
     settings = {"filter": filter, "s": 0.4, "cutoff": 0.6}
-    plain, keeping = (SkipModulation((8, 8), 1, learn, **settings, keep_mean=keep)
-                      for keep in (False, True))  # fmt: skip
+    plain, keeping = (
+        SkipModulation((8, 8), 1, learn, **settings, keep_mean=keep) for keep in (False, True)
+    )
     skip = torch.randn(2, 65, 3) + 2
     with torch.no_grad():
         filtered, kept = (modulation(skip, skip)[1][:, 1:] for modulation in (plain, keeping))

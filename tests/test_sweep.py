@@ -21,8 +21,19 @@ def sweep(trained, tmp_path, capsys):
     """Run sweep.py with few steps; the directory that it prints last."""
 
     def run(*arguments):
-        main(["--ckpt", str(trained), "--steps", "2", "--n", "3", "--out", str(tmp_path / "out"),
-              *arguments])  # fmt: skip
+        main(
+            [
+                "--ckpt",
+                str(trained),
+                "--steps",
+                "2",
+                "--n",
+                "3",
+                "--out",
+                str(tmp_path / "out"),
+                *arguments,
+            ]
+        )
         return Path(capsys.readouterr().out.splitlines()[-1])
 
     return run
@@ -68,8 +79,23 @@ def test_what_was_trained_can_be_a_cell_and_what_the_others_are_compared_with(sw
 
 def test_a_cell_is_what_sample_draws_and_the_table_measures_it(sweep, trained, tmp_path, capsys):
     out = sweep("--s", "0.4", "--b", "1.2")
-    sample_main(["--ckpt", str(trained), "--steps", "2", "--n", "3", "--s", "0.4", "--b", "1.2",
-                 "--out", str(tmp_path), "--npz"])  # fmt: skip
+    sample_main(
+        [
+            "--ckpt",
+            str(trained),
+            "--steps",
+            "2",
+            "--n",
+            "3",
+            "--s",
+            "0.4",
+            "--b",
+            "1.2",
+            "--out",
+            str(tmp_path),
+            "--npz",
+        ]
+    )
     with np.load(next(tmp_path.glob("*.npz"))) as stored:
         images = stored["images"]
     cell = np.asarray(Image.open(out / "cells" / "s0.4_b1.2.png"))

@@ -115,8 +115,10 @@ def test_a_run_of_an_older_version_goes_on(folder, filter):
     path = run(folder, 3, "parts", filter=filter)
     content = load(path)
     content["hyper_parameters"] |= {
-        **content["hyper_parameters"].pop("skip"), "s": 0.9, "learn_b": False
-    }  # fmt: skip
+        **content["hyper_parameters"].pop("skip"),
+        "s": 0.9,
+        "learn_b": False,
+    }
     del content["hyper_parameters"]["backbone"]
     torch.save(content, path)
     parts = load(run(folder, 6, "parts", ckpt_path="last", filter=filter))
@@ -234,8 +236,11 @@ def test_the_validation_loss_is_averaged_in_each_quarter_of_t():
     trainer = SimpleNamespace(strategy=SimpleNamespace(reduce=lambda sums, reduce_op: sums))
     losses = LossByTime()
     losses.on_validation_epoch_start(trainer, module)
-    for values, times in (([1.0, 2.0, 6.0], [0.1, 0.2, 0.8]), ([6.0, 5.0], [0.0, 0.3]),
-                          ([8.0], [1.0])):  # fmt: skip
+    for values, times in (
+        ([1.0, 2.0, 6.0], [0.1, 0.2, 0.8]),
+        ([6.0, 5.0], [0.0, 0.3]),
+        ([8.0], [1.0]),
+    ):
         outputs = {"losses": torch.tensor(values), "t": torch.tensor(times)}
         losses.on_validation_batch_end(trainer, module, outputs)
     losses.on_validation_epoch_end(trainer, module)
@@ -326,8 +331,16 @@ def test_weight_decay_spares_biases_norms_embeddings_positions_and_filters():
     assert {n for n in spared if n.endswith(("pos_embed", "label_emb.weight"))}
 
 
-LIKE_TRAINED = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2,
-                "num_classes": 2, "schedule": "cosine", "prediction": "x0"}  # fmt: skip
+LIKE_TRAINED = {
+    "img_size": 16,
+    "patch_size": 4,
+    "embed_dim": 32,
+    "depth": 4,
+    "num_heads": 2,
+    "num_classes": 2,
+    "schedule": "cosine",
+    "prediction": "x0",
+}
 
 
 def moved(path, other):
@@ -364,8 +377,12 @@ def test_what_was_learned_starts_as_it_was_where_it_fits(folder):
     family = SkipSettings("chebyshev", s=0.9)
     other = DiffusionModule(**LIKE_TRAINED, skip=family, init_from=str(path)).denoiser
     assert other.backbone.long_skips[0].settings.s == pytest.approx(0.9)
-    for other in (SkipSettings("butterworth", b=1.1, order=5), SkipSettings("butterworth"),
-                  SkipSettings("chebyshev", b=1.1), SkipSettings()):  # fmt: skip
+    for other in (
+        SkipSettings("butterworth", b=1.1, order=5),
+        SkipSettings("butterworth"),
+        SkipSettings("chebyshev", b=1.1),
+        SkipSettings(),
+    ):
         changed, notes = difference(other)
         assert changed > 1e-5
         assert notes == 1
@@ -411,9 +428,13 @@ def test_last_never_goes_on_with_another_run(folder, capsys):
     status, line = failure(capsys, folder, 6, ckpt_path="last", **name)
     assert (status, f"{other} has no checkpoint yet" in line, str(path) in line) == (2, True, True)
     other.rmdir()
-    for option, value in (("data.batch_size", 3), ("ema.decay", 0.5), 
-                          ("seed_everything", 7), ("trainer.gradient_clip_val", 3.0),
-                          ("model.warmup_steps", 1)):  # fmt: skip
+    for option, value in (
+        ("data.batch_size", 3),
+        ("ema.decay", 0.5),
+        ("seed_everything", 7),
+        ("trainer.gradient_clip_val", 3.0),
+        ("model.warmup_steps", 1),
+    ):
         status, line = failure(capsys, folder, 6, ckpt_path="last", **name, **{option: value})
         assert (status, f"error: {option} is {value} here and" in line) == (2, True), line
     assert snapshot(folder.parent / "runs") == before
@@ -443,8 +464,15 @@ def change(content, place, value):
         content[last] = value
 
 
-STEPS = ("loops", "fit_loop", "epoch_loop.automatic_optimization.optim_progress", "optimizer",
-         "step", "total", "completed")  # fmt: skip
+STEPS = (
+    "loops",
+    "fit_loop",
+    "epoch_loop.automatic_optimization.optim_progress",
+    "optimizer",
+    "step",
+    "total",
+    "completed",
+)
 WEIGHT = "denoiser.backbone.norm.weight"
 
 
@@ -551,8 +579,12 @@ def test_numbers_that_go_wrong_stop_the_run_and_keep_the_last_good_checkpoint(
             module.denoiser.velocity_weight = lambda t: module.velocity(t) * torch.nan
 
     at_step(monkeypatch, 5, spoil)
-    options = {"checkpoints.every_n_steps": 2, "trainer.log_every_n_steps": 100,
-               "samples.every_n_steps": 100, "model.class_dropout": 0.0}  # fmt: skip
+    options = {
+        "checkpoints.every_n_steps": 2,
+        "trainer.log_every_n_steps": 100,
+        "samples.every_n_steps": 100,
+        "model.class_dropout": 0.0,
+    }
     status, line = failure(capsys, folder, 20, **options)
     assert status == 1
     assert "training diverged: the loss is not finite at step" in line
@@ -593,9 +625,18 @@ def test_no_step_asks_the_device_for_a_number(folder, monkeypatch):
         return training_step(self, *arguments)
 
     monkeypatch.setattr(DiffusionModule, "training_step", count)
-    run(folder, 12, "quiet", **{"trainer.log_every_n_steps": 100, "model.optimizer": "adamw",
-                                "trainer.val_check_interval": 100, "samples.every_n_steps": 100,
-                                "trainer.enable_progress_bar": "true"})  # fmt: skip
+    run(
+        folder,
+        12,
+        "quiet",
+        **{
+            "trainer.log_every_n_steps": 100,
+            "model.optimizer": "adamw",
+            "trainer.val_check_interval": 100,
+            "samples.every_n_steps": 100,
+            "trainer.enable_progress_bar": "true",
+        },
+    )
     assert [counts[step] for step in range(3, 12)] == [0] * 9
 
 
@@ -639,9 +680,13 @@ def test_only_the_filters_move(folder):
 
 
 def test_tensorboard_shows_what_the_filters_learn(folder, capsys):
-    path = run(folder, 6, "filters", filter="butterworth",
-               **{"model.filter_lr": 3000, "skips.every_n_steps": 3,
-                  "trainer.log_every_n_steps": 1})  # fmt: skip
+    path = run(
+        folder,
+        6,
+        "filters",
+        filter="butterworth",
+        **{"model.filter_lr": 3000, "skips.every_n_steps": 3, "trainer.log_every_n_steps": 1},
+    )
     events = EventAccumulator(str(path.parent.parent), size_guidance={"images": 0}).Reload()
     tags = events.Tags()
     assert {"skips/cutoff_0", "skips/s_1", "skips/b_1", "lr-Muon/filters"} <= set(tags["scalars"])
@@ -720,8 +765,12 @@ def test_two_processes_train_and_resume(folder, filter):
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             [sys.executable, "train.py", *command],
-            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         assert done.returncode == 0, done.stderr
         return folder.parent / "runs" / name / "version_0" / "checkpoints" / "last.ckpt"
 
@@ -840,7 +889,7 @@ BOMB = "a: &a [1, 1]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in pairwi
         (b"\xff\xfe\x00", "is refused"),
         ("a: 1\n" * 20_001, "it has 100005 characters"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_configuration_is_one_line(tmp_path, capsys, text, message):
     path = tmp_path / "bad.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -850,8 +899,12 @@ def test_a_bad_configuration_is_one_line(tmp_path, capsys, text, message):
 
 def test_an_abbreviated_option_is_refused(tmp_path, capsys):
     (tmp_path / "part.yaml").write_text("model: {lr: 1}")
-    for command in (["-c", str(tmp_path / "part.yaml")], [f"-c{tmp_path}/part.yaml"],
-                    ["--conf", str(tmp_path / "part.yaml")], ["--model.l", "1"]):  # fmt: skip
+    for command in (
+        ["-c", str(tmp_path / "part.yaml")],
+        [f"-c{tmp_path}/part.yaml"],
+        ["--conf", str(tmp_path / "part.yaml")],
+        ["--model.l", "1"],
+    ):
         status, line = error_line(capsys, train.main, command)
         assert (status, command[0][:2] in line) == (2, True), line
 
@@ -859,9 +912,13 @@ def test_an_abbreviated_option_is_refused(tmp_path, capsys):
 def test_strategies_that_cut_the_weights_are_refused():
     """Lightning itself refuses fsdp on a CPU, so the command line cannot show it here."""
     trainer = SimpleNamespace(
-        max_steps=1, max_epochs=-1, limit_train_batches=1.0, accumulate_grad_batches=1,
-        val_check_interval=1, strategy=FSDPStrategy(),
-    )  # fmt: skip
+        max_steps=1,
+        max_epochs=-1,
+        limit_train_batches=1.0,
+        accumulate_grad_batches=1,
+        val_check_interval=1,
+        strategy=FSDPStrategy(),
+    )
     with pytest.raises(ValueError, match=r"cuts the weights .*; accepted: auto, ddp"):
         train.check_run(SimpleNamespace(trainer=trainer, model=None, datamodule=None))
 
@@ -892,8 +949,13 @@ def test_a_directory_that_cannot_be_written_is_one_line(folder, capsys):
 
 
 def test_the_learning_rate_cools_down_to_the_end_of_the_run(folder):
-    options = {"model.warmup_steps": 2, "model.cooldown": 0.5, "model.lr": 1.0,
-               "trainer.log_every_n_steps": 1, "model.optimizer": "muon"}  # fmt: skip
+    options = {
+        "model.warmup_steps": 2,
+        "model.cooldown": 0.5,
+        "model.lr": 1.0,
+        "trainer.log_every_n_steps": 1,
+        "model.optimizer": "muon",
+    }
     path = run(folder, 8, "cool", **options)
     events = EventAccumulator(str(path.parent.parent)).Reload()
     rates = [e.value for e in events.Scalars("lr-Muon/decay")]

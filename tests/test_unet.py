@@ -145,8 +145,19 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, options):
     ],
 )
 def test_sample_draws_from_it_with_s_and_b(trained_unet, tmp_path, capsys, knobs, wanted):
-    sample_main(["--ckpt", str(trained_unet), *knobs, "--n", "4", "--steps", "2",
-                 "--out", str(tmp_path / "out")])  # fmt: skip
+    sample_main(
+        [
+            "--ckpt",
+            str(trained_unet),
+            *knobs,
+            "--n",
+            "4",
+            "--steps",
+            "2",
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
     written = capsys.readouterr().out.split()[-1]
     parameters = json.loads(Image.open(written).text["parameters"])
     scales = [skip["s"] for skip in parameters["long_skips"]]
@@ -181,8 +192,21 @@ def test_it_edits_a_picture(trained_unet, tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "picture.png")
     Image.fromarray(pixels[..., 0]).save(tmp_path / "mask.png")
-    edit_main([str(tmp_path / "picture.png"), "--ckpt", str(trained_unet), "--steps", "2", "--s",
-               "0.5", "--mask", str(tmp_path / "mask.png"), "--out", str(tmp_path)])  # fmt: skip
+    edit_main(
+        [
+            str(tmp_path / "picture.png"),
+            "--ckpt",
+            str(trained_unet),
+            "--steps",
+            "2",
+            "--s",
+            "0.5",
+            "--mask",
+            str(tmp_path / "mask.png"),
+            "--out",
+            str(tmp_path),
+        ]
+    )
     assert Image.open(capsys.readouterr().out.split()[-1]).size[0] > 16
 
 

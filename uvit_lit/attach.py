@@ -207,8 +207,10 @@ def modulate(
     if learn and window is not None:
         raise InputError("t_range is given; accepted where nothing is learned")
     if learn and any(join.grid is None for join in chosen):
-        raise InputError("grid is not known; accepted where something is learned: grid with at, or "
-                         "a network whose config has its sample_size")  # fmt: skip
+        raise InputError(
+            "grid is not known; accepted where something is learned: grid with at, or "
+            "a network whose config has its sample_size"
+        )
     if learn:
         return Attached(network, chosen, learn, **settings)
     attached = Attached(network, chosen, ())

@@ -67,8 +67,10 @@ def band_power(images: Tensor) -> Tensor:
 def band_decibels(images: Tensor) -> dict[str, Tensor]:
     """The power of each band of each image in dB: name of the band to (images,) on the CPU."""
     decibels = 10 * band_power(images).clamp_min(1e-12).log10().cpu()
-    return {f"power_{low:.2f}-{high:.2f}_db": column
-            for (low, high), column in zip(BANDS, decibels.T, strict=True)}  # fmt: skip
+    return {
+        f"power_{low:.2f}-{high:.2f}_db": column
+        for (low, high), column in zip(BANDS, decibels.T, strict=True)
+    }
 
 
 def high_frequency_ratio(images: Tensor) -> Tensor:

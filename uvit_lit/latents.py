@@ -76,8 +76,9 @@ class Autoencoder:
             (images, 3, h * factor, w * factor) float32 on the CPU, around [-1, 1], not clipped.
         """
         z = latents / self.scale + self.shift
-        parts = [self.network.decode(part.to(self.network.device)).sample
-                 for part in z.split(batch_size)]  # fmt: skip
+        parts = [
+            self.network.decode(part.to(self.network.device)).sample for part in z.split(batch_size)
+        ]
         return torch.cat([part.float().cpu() for part in parts])
 
 

@@ -61,8 +61,10 @@ def read_skips(card: Path, default: str) -> str:
         raise InputError(f"the header of the model card {card} is not YAML") from None
     skips = header.get("skips", default)
     if not isinstance(skips, str | int):
-        raise InputError(f"skips of the model card {card} is a {type(skips).__name__}; accepted: "
-                         "all, inner, outer or numbers with commas")  # fmt: skip
+        raise InputError(
+            f"skips of the model card {card} is a {type(skips).__name__}; accepted: "
+            "all, inner, outer or numbers with commas"
+        )
     return str(skips)
 
 
@@ -489,9 +491,17 @@ def build(weights: Weights, path: Path, device: torch.device | str = "cpu") -> M
     names = weights.class_names if weights.arguments["num_classes"] else []
     denoiser = denoiser.eval().to(device)
     model = Model(
-        denoiser, names, guide, weights.step, path, weights.data, weights.arguments,
-        weights.licence, weights.skips, weights.backbone,
-    )  # fmt: skip
+        denoiser,
+        names,
+        guide,
+        weights.step,
+        path,
+        weights.data,
+        weights.arguments,
+        weights.licence,
+        weights.skips,
+        weights.backbone,
+    )
     try:
         model.choose_skips()
     except ValueError as error:

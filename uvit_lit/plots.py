@@ -37,8 +37,16 @@ def _mark_bins(axes: Any, grid: tuple[int, int]) -> None:
     """Mark the radial frequencies that the grid has with ticks inside the lower edge."""
     rings = torch.hypot(*frequencies(grid).unbind(-1)).unique()
     label = f"bins of {grid[0]} x {grid[1]} tokens"
-    axes.plot(rings, torch.zeros_like(rings), "|", color="0.4", markersize=8, clip_on=False,
-              transform=axes.get_xaxis_transform(), label=label)  # fmt: skip
+    axes.plot(
+        rings,
+        torch.zeros_like(rings),
+        "|",
+        color="0.4",
+        markersize=8,
+        clip_on=False,
+        transform=axes.get_xaxis_transform(),
+        label=label,
+    )
 
 
 def plot_families(cutoff: float) -> Figure:
@@ -110,8 +118,13 @@ def plot_gains(long_skips: Sequence[SkipModulation]) -> Figure:
     grid = long_skips[0].grid
     assert grid is not None
     _mark_bins(axes, grid)
-    axes.set(xlabel=FREQUENCY_LABEL, ylabel="gain", xlim=(0, MAX_FREQUENCY), ylim=(0, None),
-             title=f"{long_skips[0].settings.filter}; skip 0 is the outermost")  # fmt: skip
+    axes.set(
+        xlabel=FREQUENCY_LABEL,
+        ylabel="gain",
+        xlim=(0, MAX_FREQUENCY),
+        ylim=(0, None),
+        title=f"{long_skips[0].settings.filter}; skip 0 is the outermost",
+    )
     axes.legend(fontsize=8)
     return figure
 
@@ -142,9 +155,11 @@ def plot_spectra(denoiser: Denoiser, x0: Tensor, y: Tensor | None) -> Figure:
             return x.flatten(2).mT if x.ndim == 4 else x[:, module.prefix :]
 
         features = {
-            "backbone before": inputs[0], "backbone after": outputs[0],
-            "skip before": inputs[1], "skip after": outputs[1],
-        }  # fmt: skip
+            "backbone before": inputs[0],
+            "backbone after": outputs[0],
+            "skip before": inputs[1],
+            "skip after": outputs[1],
+        }
         spectra[index] = {name: radial_power(patches(x), grid) for name, x in features.items()}
 
     generator = torch.Generator().manual_seed(0)
@@ -161,8 +176,12 @@ def plot_spectra(denoiser: Denoiser, x0: Tensor, y: Tensor | None) -> Figure:
     rows = math.ceil(len(spectra) / columns)
     figure = Figure(figsize=(3.2 * columns, 2.6 * rows + 0.4), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
-    styles = {"backbone before": "C1:", "backbone after": "C1", "skip before": "C0:",
-              "skip after": "C0"}  # fmt: skip
+    styles = {
+        "backbone before": "C1:",
+        "backbone after": "C1",
+        "skip before": "C0:",
+        "skip after": "C0",
+    }
     for index, powers in sorted(spectra.items()):
         for name, (rings, power) in powers.items():
             decibels = 10 * power.clamp_min(1e-12).log10()

@@ -74,8 +74,10 @@ class UNet(nn.Module):
                 raise InputError(f"channels are {channels}; accepted: multiples of {norm_groups}")
         attended = {w for w, size in zip(channels, sizes, strict=True) if size in attention}
         if any(width % head_dim for width in {*attended, channels[-1]}):  # the middle attends too
-            raise InputError(f"head_dim is {head_dim}; accepted: a divisor of the channels where "
-                             "attention is, and of the last level's")  # fmt: skip
+            raise InputError(
+                f"head_dim is {head_dim}; accepted: a divisor of the channels where "
+                "attention is, and of the last level's"
+            )
         if num_classes < 0:
             raise InputError(f"num_classes is {num_classes}; accepted: 0 (no classes) or more")
         if not 0 <= dropout < 1:

@@ -26,9 +26,7 @@ from uvit_lit.skips import MAX_SCALE, UNCHANGED, SkipSettings
 from uvit_lit.unet import UNet
 from uvit_lit.uvit import UViT, check_memory
 
-CIFAR10 = [
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
-]  # fmt: skip
+CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 def class_names(count: int) -> list[str]:
@@ -305,8 +303,10 @@ def resize_positions(weights: Weights, img_size: int) -> None:
         ValueError: If it is no multiple of the patch size, or the network is no U-ViT.
     """
     if weights.backbone != "uvit":
-        raise InputError(f"img_size is {img_size}; accepted for this network: as it was trained, "
-                         f"{weights.arguments['img_size']}")  # fmt: skip
+        raise InputError(
+            f"img_size is {img_size}; accepted for this network: as it was trained, "
+            f"{weights.arguments['img_size']}"
+        )
     patch = weights.arguments["patch_size"]
     if img_size < patch or img_size % patch:
         raise InputError(f"img_size is {img_size}; accepted: a positive multiple of {patch}")
@@ -476,8 +476,12 @@ def _sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
         ValueError: If a tensor that says one is missing, or has another number of axes, or none
             of a size.
     """
-    needed = {"patch_embed.proj.weight": 4, "pos_embed": 3, "in_blocks.0.mlp.fc1.weight": 2,
-              "decoder_pred.weight": 2}  # fmt: skip
+    needed = {
+        "patch_embed.proj.weight": 4,
+        "pos_embed": 3,
+        "in_blocks.0.mlp.fc1.weight": 2,
+        "decoder_pred.weight": 2,
+    }
     if "label_emb.weight" in tensors:
         needed["label_emb.weight"] = 2
 
@@ -534,8 +538,9 @@ def write_official(weights: Weights, path: Path) -> None:
         OSError: If it cannot be written.
     """
     if weights.backbone != "uvit":
-        raise InputError(f"the network is a {weights.backbone}; accepted in the official layout: "
-                         "uvit")  # fmt: skip
+        raise InputError(
+            f"the network is a {weights.backbone}; accepted in the official layout: uvit"
+        )
     arguments, classes = weights.arguments, weights.arguments["num_classes"]
     dim, heads = arguments["embed_dim"], arguments["num_heads"]
     if weights.prediction != "eps":
@@ -592,12 +597,8 @@ def initialise(denoiser: Denoiser, backbone: str, arguments: dict[str, Any], pat
     weights = read_weights(path)
     if weights.backbone != backbone:
         raise InputError(f"backbone is {backbone} here and {weights.backbone} in {path}")
-    there = {
-        **weights.arguments, "schedule": weights.schedule, "prediction": weights.prediction
-    }  # fmt: skip
-    here = {
-        **arguments, "schedule": denoiser.schedule.name, "prediction": denoiser.prediction
-    }  # fmt: skip
+    there = {**weights.arguments, "schedule": weights.schedule, "prediction": weights.prediction}
+    here = {**arguments, "schedule": denoiser.schedule.name, "prediction": denoiser.prediction}
     assumed = {"num_heads"} if weights.schedule is None else set()
     for name in sorted(here.keys() - MAY_DIFFER - assumed):
         if there[name] is not None and here[name] != there[name]:

@@ -41,10 +41,22 @@ def damaged(content: bytes, rng: Random, canary: Path) -> tuple[str, bytes]:
 def others(rng: Random, canary: Path) -> list[bytes]:
     """Files that are none of those that are read."""
     return [
-        b"", b"\n", b"hello\n", b"{}", b"null", b"\xff\xfe", b"PK\x03\x04", b"\x80\x02.",
-        rng.randbytes(500), bytes(500), b"[" * 5000, b"\x93NUMPY", b"\x89PNG\r\n\x1a\n",
-        pickle.dumps(Payload(canary)), pickle.dumps({"state_dict": Payload(canary)}),
-    ]  # fmt: skip
+        b"",
+        b"\n",
+        b"hello\n",
+        b"{}",
+        b"null",
+        b"\xff\xfe",
+        b"PK\x03\x04",
+        b"\x80\x02.",
+        rng.randbytes(500),
+        bytes(500),
+        b"[" * 5000,
+        b"\x93NUMPY",
+        b"\x89PNG\r\n\x1a\n",
+        pickle.dumps(Payload(canary)),
+        pickle.dumps({"state_dict": Payload(canary)}),
+    ]
 
 
 def nested(depth: int = 60) -> list:
@@ -57,21 +69,71 @@ def nested(depth: int = 60) -> list:
 
 def values(rng: Random) -> Any:
     """A value that hardly belongs where it is put."""
-    return rng.choice([
-        None, True, False, 0, 1, -1, 2, 3, 7, 1000, 2**31, 2**63, 10**30, -(10**30), 0.0, 0.5,
-        -0.5, 32.0, 1e308, math.inf, -math.inf, math.nan, "", "x", "none", "step", "1", "\0",
-        "x" * 10_000, [], [1], ["x"], {}, {"x": 1}, {"0": 0}, [[]],
-    ])  # fmt: skip
+    return rng.choice(
+        [
+            None,
+            True,
+            False,
+            0,
+            1,
+            -1,
+            2,
+            3,
+            7,
+            1000,
+            2**31,
+            2**63,
+            10**30,
+            -(10**30),
+            0.0,
+            0.5,
+            -0.5,
+            32.0,
+            1e308,
+            math.inf,
+            -math.inf,
+            math.nan,
+            "",
+            "x",
+            "none",
+            "step",
+            "1",
+            "\0",
+            "x" * 10_000,
+            [],
+            [1],
+            ["x"],
+            {},
+            {"x": 1},
+            {"0": 0},
+            [[]],
+        ]
+    )
 
 
 def odd_objects(rng: Random, canary: Path) -> Any:
     """A value that a file of torch can hold as well."""
-    return rng.choice([
-        values(rng), values(rng), nested(), (1, 2), {1: 2}, torch.zeros(0), torch.zeros(()),
-        torch.zeros(3), torch.full((4,), math.nan), torch.tensor([1, 2]), torch.tensor(1j),
-        torch.zeros(1).expand(2**40), torch.zeros(2, device="meta"), torch.zeros(3).to_sparse(),
-        torch.float16, torch.Size([2**40]), Payload(canary),
-    ])  # fmt: skip
+    return rng.choice(
+        [
+            values(rng),
+            values(rng),
+            nested(),
+            (1, 2),
+            {1: 2},
+            torch.zeros(0),
+            torch.zeros(()),
+            torch.zeros(3),
+            torch.full((4,), math.nan),
+            torch.tensor([1, 2]),
+            torch.tensor(1j),
+            torch.zeros(1).expand(2**40),
+            torch.zeros(2, device="meta"),
+            torch.zeros(3).to_sparse(),
+            torch.float16,
+            torch.Size([2**40]),
+            Payload(canary),
+        ]
+    )
 
 
 def places(content: Any) -> Iterator[tuple[Any, Any]]:

@@ -126,8 +126,15 @@ def inside_npz(valid: bytes, rng: Random, canary: Path) -> tuple[str, bytes]:
     arrays = dict(np.load(io.BytesIO(valid)))
     name = rng.choice(list(arrays))
     array = arrays[name]
-    others = [array[:-1], array[..., None], array.T[:1], array.ravel(), np.zeros(0), np.zeros(()),
-              np.array(["x"])]  # fmt: skip
+    others = [
+        array[:-1],
+        array[..., None],
+        array.T[:1],
+        array.ravel(),
+        np.zeros(0),
+        np.zeros(()),
+        np.array(["x"]),
+    ]
     if array.dtype.kind != "U":
         with np.errstate(all="ignore"):
             others += [-array, array * np.nan, array * np.inf, array + 1j, array * 1e300]
@@ -149,11 +156,16 @@ def all_targets(root: Path, output: Path) -> list[DamagedFile]:
     valid.mkdir(parents=True)
     torch.manual_seed(0)
     module = DiffusionModule(**SIZES, num_classes=2, skip=LEARNED)
-    torch.save({
-        "state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams),
-        "global_step": 7, "ImageData": {"class_names": ["cat", "ship"]},
-        "datamodule_hyper_parameters": {"name": "folder", "root": "data"},
-    }, valid / "model.ckpt")  # fmt: skip
+    torch.save(
+        {
+            "state_dict": module.state_dict(),
+            "hyper_parameters": dict(module.hparams),
+            "global_step": 7,
+            "ImageData": {"class_names": ["cat", "ship"]},
+            "datamodule_hyper_parameters": {"name": "folder", "root": "data"},
+        },
+        valid / "model.ckpt",
+    )
     export_main([str(valid / "model.safetensors"), "--ckpt", str(valid / "model.ckpt")])
     backbone = DiffusionModule(**SIZES).denoiser.backbone
     torch.save(backbone.state_dict(), valid / "model.pth")
@@ -175,9 +187,13 @@ def all_targets(root: Path, output: Path) -> list[DamagedFile]:
     Image.fromarray(pixels).save(good)
     data = make_folder(root / "data")
     runs = train_arguments(
-        data, trainer__max_steps=2, model__embed_dim=16, model__depth=2,
-        data__cache=output / "cache", trainer__logger__init_args__save_dir=root / "runs",
-    )  # fmt: skip
+        data,
+        trainer__max_steps=2,
+        model__embed_dim=16,
+        model__depth=2,
+        data__cache=output / "cache",
+        trainer__logger__init_args__save_dir=root / "runs",
+    )
     train.main(runs)
     last = root / "runs" / "tiny" / "version_0" / "checkpoints" / "last.ckpt"
     config = (root / "runs" / "tiny" / "version_0" / "config.yaml").read_text()
@@ -200,15 +216,28 @@ def all_targets(root: Path, output: Path) -> list[DamagedFile]:
             )
 
     def resume(path: Path) -> None:
-        train.main([*runs, "--trainer.max_steps=3", f"--ckpt_path={path}",
-                    f"--trainer.logger.init_args.save_dir={output / 'runs'}"])  # fmt: skip
+        train.main(
+            [
+                *runs,
+                "--trainer.max_steps=3",
+                f"--ckpt_path={path}",
+                f"--trainer.logger.init_args.save_dir={output / 'runs'}",
+            ]
+        )
 
     def configure(path: Path) -> None:
         fit = Trainer.fit
         Trainer.fit = lambda *_, **__: None
         try:
-            train.main([f"--config={path}", f"--data.root={data}", f"--data.cache={output}/cache",
-                        "--trainer.accelerator=cpu", "--trainer.devices=1"])  # fmt: skip
+            train.main(
+                [
+                    f"--config={path}",
+                    f"--data.root={data}",
+                    f"--data.cache={output}/cache",
+                    "--trainer.accelerator=cpu",
+                    "--trainer.devices=1",
+                ]
+            )
         finally:
             Trainer.fit = fit
 
@@ -234,18 +263,30 @@ def all_targets(root: Path, output: Path) -> list[DamagedFile]:
     return [
         DamagedFile("ckpt", valid / "model.ckpt", into / "a.ckpt", weights, inside_torch),
         DamagedFile("init_from", valid / "model.ckpt", into / "b.ckpt", start, inside_torch),
-        DamagedFile("safetensors", valid / "model.safetensors", into / "a.safetensors", weights,
-                    inside_safetensors),
-        DamagedFile("pth", valid / "model.pth", into / "a.pth", lambda p: weights(p, num_heads=2),
-                    inside_torch),
+        DamagedFile(
+            "safetensors",
+            valid / "model.safetensors",
+            into / "a.safetensors",
+            weights,
+            inside_safetensors,
+        ),
+        DamagedFile(
+            "pth",
+            valid / "model.pth",
+            into / "a.pth",
+            lambda p: weights(p, num_heads=2),
+            inside_torch,
+        ),
         DamagedFile("resume", last, into / "c.ckpt", resume, inside_torch),
         DamagedFile("yaml", valid / "config.yaml", into / "a.yaml", configure, inside_yaml),
         DamagedFile("stats", valid / "stats.npz", into / "a.npz", statistics, inside_npz),
         DamagedFile("cache", cached, output / "fresh" / cached.name, cache, inside_npz),
-        *(DamagedFile(f"edit {s}", valid / f"image.{s}", into / f"a.{s}", edit)
-          for s in ("png", "jpg", "tif", "gif", "webp")),
+        *(
+            DamagedFile(f"edit {s}", valid / f"image.{s}", into / f"a.{s}", edit)
+            for s in ("png", "jpg", "tif", "gif", "webp")
+        ),
         DamagedFile("folder", valid / "image.png", good.with_name("bad.png"), folder),
-    ]  # fmt: skip
+    ]
 
 
 SHARES = {"resume": 0.4, "yaml": 0.8, "folder": 0.5}

@@ -34,8 +34,17 @@ from uvit_lit.plots import FREQUENCY_LABEL, figure_format, gain_curves, save_fig
 
 LOSSES = ("training loss", "validation loss")
 BY_TIME = "validation loss, t "
-ALIKE = ("images", "first_seed", "labels", "cfg", "solver", "steps", "precision",
-         "t_range", "reference_sha256")  # fmt: skip
+ALIKE = (
+    "images",
+    "first_seed",
+    "labels",
+    "cfg",
+    "solver",
+    "steps",
+    "precision",
+    "t_range",
+    "reference_sha256",
+)
 """What evaluations have in common that can be compared."""
 
 
@@ -175,15 +184,20 @@ def row_of(run: Run) -> list[str]:
 
 def by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """The runs of each recipe; that of the first run comes first."""
-    return {name: [run for run in runs if run.recipe == name]
-            for name in dict.fromkeys(run.recipe for run in runs)}  # fmt: skip
+    return {
+        name: [run for run in runs if run.recipe == name]
+        for name in dict.fromkeys(run.recipe for run in runs)
+    }
 
 
 def pairs(name: str, runs: Sequence[Run], base: Sequence[Run]) -> Tensor:
     """One number of runs and of those of ``base`` with the same seeds: (pairs, 2) float64."""
     partners = {run.seed: run.values[name] for run in base if name in run.values}
-    found = [(run.values[name], partners[run.seed]) for run in runs
-             if name in run.values and run.seed in partners]  # fmt: skip
+    found = [
+        (run.values[name], partners[run.seed])
+        for run in runs
+        if name in run.values and run.seed in partners
+    ]
     return torch.tensor(found, dtype=torch.float64).view(-1, 2)
 
 

@@ -370,9 +370,12 @@ class Page:
                             both = gr.HTML("<div class='pair'></div>", elem_id="pair")
                         with gr.Tab("Slide"):
                             slide = gr.ImageSlider(
-                                show_label=False, format="png", interactive=False,
-                                elem_classes="slide", buttons=["fullscreen"],
-                            )  # fmt: skip
+                                show_label=False,
+                                format="png",
+                                interactive=False,
+                                elem_classes="slide",
+                                buttons=["fullscreen"],
+                            )
                         with gr.Tab("Flicker"):
                             turns = gr.HTML()
                     line = gr.HTML(status("Drawing"), elem_id="status", min_height=48)
@@ -428,12 +431,20 @@ class Page:
                 ask,
                 inputs,
                 [line, command, python, gains],
-                queue=False, trigger_mode="multiple", **hidden,
+                queue=False,
+                trigger_mode="multiple",
+                **hidden,
             ).then(
-                draw, None, outputs, trigger_mode="multiple", concurrency_limit=1,
-                concurrency_id="model", show_progress="minimal", show_progress_on=line,
+                draw,
+                None,
+                outputs,
+                trigger_mode="multiple",
+                concurrency_limit=1,
+                concurrency_id="model",
+                show_progress="minimal",
+                show_progress_on=line,
                 api_visibility="private",
-            )  # fmt: skip
+            )
             dropped.upload(restore, dropped, [*inputs, dropped, line], **hidden)
             preset.input(choose, [preset, *inputs], inputs, **hidden)
             command_button.click(None, command, None, js=COPY, api_visibility="private")
@@ -466,10 +477,11 @@ class Page:
             for knob in KNOBS:
                 controls[knob] = slider(knob, knob, labels[knob])
             controls["skips"] = gr.Dropdown(
-                list(NAMED_SKIPS) + [str(k) for k in range(count)], value=start["skips"],
+                list(NAMED_SKIPS) + [str(k) for k in range(count)],
+                value=start["skips"],
                 label=f"Long skips, 0 (outermost) to {count - 1}; several with commas",
                 allow_custom_value=True,
-            )  # fmt: skip
+            )
         with gr.Group(visible=start["per_skip"]) as several:
             for knob in KNOBS:
                 for k in range(count):
@@ -477,9 +489,12 @@ class Page:
         controls["per_skip"] = gr.Checkbox(start["per_skip"], label="One value per skip")
         controls["per_skip"].change(
             lambda on: (gr.Group(visible=not on), gr.Group(visible=on)),
-            controls["per_skip"], [single, several], api_visibility="private",
-            show_progress="hidden", queue=False,
-        )  # fmt: skip
+            controls["per_skip"],
+            [single, several],
+            api_visibility="private",
+            show_progress="hidden",
+            queue=False,
+        )
         controls["filter"] = gr.Dropdown([TRAINED, *FILTERS], value=start["filter"], label="Filter")
         with gr.Accordion("Window in t, shape of the filter", open=False):
             for name, label in (("t_first", "first t"), ("t_last", "last t"), ("t_fade", "fade")):
@@ -515,9 +530,12 @@ class Page:
                     min_width=90,
                 )
             controls["classes"] = gr.Dropdown(
-                model.class_names, value=start["classes"] or [], multiselect=True,
-                label="Classes (none is all)", visible=bool(model.class_names),
-            )  # fmt: skip
+                model.class_names,
+                value=start["classes"] or [],
+                multiselect=True,
+                label="Classes (none is all)",
+                visible=bool(model.class_names),
+            )
             if not isinstance(start["cfg"], list):
                 controls["cfg"] = gr.Slider(
                     *LIMITS["cfg"],
@@ -585,10 +603,19 @@ def launch(blocks: "gr.Blocks", options: PageOptions, wait: bool = True) -> str:
         "font_mono": ["ui-monospace", "Consolas", "monospace"],
     }
     _, address, _ = blocks.queue(api_open=False).launch(
-        server_name=options.host, server_port=options.port, inbrowser=options.open, share=False,
-        quiet=True, prevent_thread_lock=True, ssr_mode=False, enable_monitoring=False,
-        max_file_size=UPLOAD, footer_links=[], theme=gr.themes.Default(**look), css=CSS,
-    )  # fmt: skip
+        server_name=options.host,
+        server_port=options.port,
+        inbrowser=options.open,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        ssr_mode=False,
+        enable_monitoring=False,
+        max_file_size=UPLOAD,
+        footer_links=[],
+        theme=gr.themes.Default(**look),
+        css=CSS,
+    )
     print(address)
     if wait:
         blocks.block_thread()

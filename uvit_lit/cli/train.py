@@ -70,17 +70,30 @@ class TrainCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what a run has beside model, data and trainer."""
         parser.add_class_arguments(BACKBONES[self.backbone], "model", skip={"skip"}, as_group=False)
-        parser.add_argument("--backbone", type=Literal[tuple(BACKBONES)], default=self.backbone,
-                            help="the network")  # fmt: skip
+        parser.add_argument(
+            "--backbone", type=Literal[tuple(BACKBONES)], default=self.backbone, help="the network"
+        )
         parser.link_arguments("backbone", "model.backbone")
-        parser.add_argument("--filter", type=Literal[FILTERS], default="none",
-                            help="low-pass on the long skips during training; of butterworth, "
-                            "chebyshev and chebyshev2 s and the cutoff are learned")  # fmt: skip
-        parser.add_argument("--s", type=float | None, default=None,
-                            help="gain of the filter's passband; null is 0.9")  # fmt: skip
+        parser.add_argument(
+            "--filter",
+            type=Literal[FILTERS],
+            default="none",
+            help="low-pass on the long skips during training; of butterworth, "
+            "chebyshev and chebyshev2 s and the cutoff are learned",
+        )
+        parser.add_argument(
+            "--s",
+            type=float | None,
+            default=None,
+            help="gain of the filter's passband; null is 0.9",
+        )
         parser.add_class_arguments(SkipSettings, skip={"filter", "s"}, as_group=False)
-        parser.add_argument("--ckpt_path", type=str | None, default=None,
-                            help="checkpoint to resume from; 'last' is the newest")  # fmt: skip
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="checkpoint to resume from; 'last' is the newest",
+        )
         for name in vars(UNCHANGED).keys() - {"s"}:
             parser.link_arguments(name, f"model.skip.{name}")
         parser.link_arguments(("filter", "s"), "model.skip.s", compute_fn=passband_gain)
@@ -181,12 +194,16 @@ def check_trainer(options: Any) -> None:
     is_count = isinstance(devices, int) and (devices > 0 or devices == -1)
     is_list = not isinstance(devices, int) and all(n.strip().isdecimal() for n in numbers)
     if not (is_count or is_list or devices in ("auto", "-1")):
-        raise InputError(f"trainer.devices is {devices}; accepted: a number of at least 1, -1 (all "
-                         "of them), auto, or numbers of devices with commas")  # fmt: skip
+        raise InputError(
+            f"trainer.devices is {devices}; accepted: a number of at least 1, -1 (all "
+            "of them), auto, or numbers of devices with commas"
+        )
     limit = options.limit_val_batches
     if limit is not None and (limit < 0 or (isinstance(limit, float) and limit not in (0, 1))):
-        raise InputError(f"trainer.limit_val_batches is {limit}; accepted: a number of batches, "
-                         "of all devices together")  # fmt: skip
+        raise InputError(
+            f"trainer.limit_val_batches is {limit}; accepted: a number of batches, "
+            "of all devices together"
+        )
 
 
 def check_newest(path: Path, runs: Path) -> None:
@@ -260,11 +277,17 @@ def check_resume(model: DiffusionModule, saved: dict) -> None:
     saved = {**saved, **arguments, **arguments["skip"]}
     for name, parameter in inspect.signature(DiffusionModule).parameters.items():
         saved.setdefault(name, parameter.default)
-    own = {
-        **model.hparams, **backbone_arguments(backbone, model.hparams), **model.hparams["skip"]
-    }  # fmt: skip
-    decided = ("schedule", "prediction", "lr", "filter_lr", "weight_decay", "betas",
-               "optimizer", "train")  # fmt: skip
+    own = {**model.hparams, **backbone_arguments(backbone, model.hparams), **model.hparams["skip"]}
+    decided = (
+        "schedule",
+        "prediction",
+        "lr",
+        "filter_lr",
+        "weight_decay",
+        "betas",
+        "optimizer",
+        "train",
+    )
     network = (arguments.keys() | arguments["skip"].keys()) - {"grad_checkpoint", "skip"}
     for name in (*sorted(network), *decided):
         here, there = (tuple(v) if isinstance(v, list) else v for v in (own[name], saved[name]))
@@ -290,8 +313,10 @@ def check_run(cli: TrainCLI) -> int | None:
             "in optimiser steps: set --trainer.max_steps and leave max_epochs at -1"
         )
     if trainer.limit_train_batches != 1:
-        raise InputError("limit_train_batches would repeat the same batches; leave it out, and set "
-                         "--trainer.max_steps")  # fmt: skip
+        raise InputError(
+            "limit_train_batches would repeat the same batches; leave it out, and set "
+            "--trainer.max_steps"
+        )
     if trainer.accumulate_grad_batches < 1:
         raise InputError(
             f"accumulate_grad_batches is {trainer.accumulate_grad_batches}; accepted: at least 1"
@@ -299,13 +324,16 @@ def check_run(cli: TrainCLI) -> int | None:
     if trainer.val_check_interval == 0:
         raise InputError("val_check_interval is 0; accepted: at least 1, or limit_val_batches 0")
     if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
-        raise InputError("a strategy that cuts the weights leaves no moving average of them; "
-                         "accepted: auto, ddp")  # fmt: skip
+        raise InputError(
+            "a strategy that cuts the weights leaves no moving average of them; accepted: auto, ddp"
+        )
     if trainer.precision not in PRECISIONS:
         raise InputError(f"precision is {trainer.precision}; accepted: {', '.join(PRECISIONS)}")
     if 0 < trainer.limit_val_batches < trainer.world_size and trainer.limit_val_batches != 1.0:
-        raise InputError(f"limit_val_batches is {trainer.limit_val_batches}; accepted: 0, or at "
-                         f"least 1 for each of the {trainer.world_size} devices")  # fmt: skip
+        raise InputError(
+            f"limit_val_batches is {trainer.limit_val_batches}; accepted: 0, or at "
+            f"least 1 for each of the {trainer.world_size} devices"
+        )
     if cli.config.ckpt_path:
         path = Path(cli.config.ckpt_path)
         saved = load(path)

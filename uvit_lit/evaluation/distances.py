@@ -158,8 +158,9 @@ class Reference:
     def write(self, path: Path) -> None:
         """Write in the layout of pytorch-fid (mu, sigma), with the kept features beside."""
         with replacing(path) as file:
-            np.savez(file, mu=self.mu.numpy(), sigma=self.sigma.numpy(),
-                     features=self.features.numpy())  # fmt: skip
+            np.savez(
+                file, mu=self.mu.numpy(), sigma=self.sigma.numpy(), features=self.features.numpy()
+            )
 
     @classmethod
     def read(cls, path: Path) -> "Reference":
@@ -233,8 +234,10 @@ class Distances:
             )
         if "precision_recall" in metrics:
             if len(reference.features) <= NEIGHBOURS:
-                raise InputError(f"the reference has {len(reference.features)} images; accepted "
-                                 f"with precision_recall: more than {NEIGHBOURS}")  # fmt: skip
+                raise InputError(
+                    f"the reference has {len(reference.features)} images; accepted "
+                    f"with precision_recall: more than {NEIGHBOURS}"
+                )
             if importlib.util.find_spec("torch_fidelity") is None:
                 raise InputError("precision_recall needs a package: pip install -e '.[metrics]'")
         self.reference = reference

@@ -167,8 +167,9 @@ def labelled_images(data: ImageData, names: list[str]) -> tuple[Images, Images, 
     if not data.class_names:
         raise InputError("the data has no classes; accepted: other metrics than classes")
     if data.class_names != names:
-        ours, theirs = (", ".join(some[:4]) + ", ..." * (len(some) > 4)
-                        for some in (names, data.class_names))  # fmt: skip
+        ours, theirs = (
+            ", ".join(some[:4]) + ", ..." * (len(some) > 4) for some in (names, data.class_names)
+        )
         raise InputError(
             f"the model has the classes {ours}, the data {theirs}; accepted with classes: the same"
         )

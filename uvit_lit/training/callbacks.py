@@ -350,8 +350,10 @@ class SkipReport(StepCallback):
         ):
             if sits and (index, bound) not in self._warned:
                 self._warned.add((index, bound))
-                tqdm.write(f"warning: the cutoff of long skip {index} sits at its {bound} bound "
-                           f"{end:.3f}", file=sys.stderr)  # fmt: skip
+                tqdm.write(
+                    f"warning: the cutoff of long skip {index} sits at its {bound} bound {end:.3f}",
+                    file=sys.stderr,
+                )
 
 
 class SaveConfig(SaveConfigCallback):
@@ -365,7 +367,10 @@ class SaveConfig(SaveConfigCallback):
         text = self.parser.dump(self.config, skip_none=False)
         indented = "\n".join(f"    {line}" for line in text.splitlines())
         writer.add_text("config", indented, trainer.global_step)
-        values = {k: v if isinstance(v, int | float | str) else str(v)
-                  for k, v in pl_module.hparams.items() if not k.startswith("_")}  # fmt: skip
+        values = {
+            k: v if isinstance(v, int | float | str) else str(v)
+            for k, v in pl_module.hparams.items()
+            if not k.startswith("_")
+        }
         for summary in hparams(values, {"val/loss": None, "train/loss": None}):
             writer.file_writer.add_summary(summary)

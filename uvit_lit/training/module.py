@@ -48,17 +48,28 @@ def parameter_groups(
     backbone = denoiser.backbone
     matrices = backbone.matrices() if muon else {}
     groups: list[dict[str, Any]] = [
-        {"name": "filters", "params": list(backbone.long_skips.parameters()), "weight_decay": 0.0,
-         "lr": lr * filter_lr},
-        {"name": "qkv", "params": matrices.get(3, []), "weight_decay": weight_decay,
-         "matrices": 3},
-        {"name": "matrices", "params": matrices.get(1, []), "weight_decay": weight_decay,
-         "matrices": 1},
-        {"name": "decay", "params": [m.weight for m in denoiser.modules()
-                                     if isinstance(m, nn.Linear | nn.Conv2d)],
-         "weight_decay": weight_decay},
+        {
+            "name": "filters",
+            "params": list(backbone.long_skips.parameters()),
+            "weight_decay": 0.0,
+            "lr": lr * filter_lr,
+        },
+        {"name": "qkv", "params": matrices.get(3, []), "weight_decay": weight_decay, "matrices": 3},
+        {
+            "name": "matrices",
+            "params": matrices.get(1, []),
+            "weight_decay": weight_decay,
+            "matrices": 1,
+        },
+        {
+            "name": "decay",
+            "params": [
+                m.weight for m in denoiser.modules() if isinstance(m, nn.Linear | nn.Conv2d)
+            ],
+            "weight_decay": weight_decay,
+        },
         {"name": "no_decay", "params": list(denoiser.parameters()), "weight_decay": 0.0},
-    ]  # fmt: skip
+    ]
     taken: set[int] = set()  # a parameter belongs to the first group that names it
     for group in groups:
         named = [p for p in group["params"] if id(p) not in taken]
@@ -141,8 +152,10 @@ class DiffusionModule(LightningModule):
         if not 0 <= cooldown < 1:
             raise InputError(f"cooldown is {cooldown}; accepted: from 0 to below 1")
         if log_ratio is not None and not (math.isfinite(sum(log_ratio)) and log_ratio[1] > 0):
-            raise InputError(f"log_ratio is {log_ratio}; accepted: a mean and a standard deviation "
-                             "above 0, or null")  # fmt: skip
+            raise InputError(
+                f"log_ratio is {log_ratio}; accepted: a mean and a standard deviation "
+                "above 0, or null"
+            )
         if loss_weight not in LOSS_WEIGHTS:
             raise InputError(f"loss_weight is {loss_weight!r}; accepted: {', '.join(LOSS_WEIGHTS)}")
         if train not in TRAIN:
