@@ -27,7 +27,6 @@ import yaml
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from uvit_lit.cli.options import comma_list
 from uvit_lit.detail import Estimate, estimate
 from uvit_lit.evaluation.distances import Distances, Reference
 from uvit_lit.files import write
@@ -236,11 +235,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path, help="YAML file: options, data, candidates")
     parser.add_argument("--minutes", type=float, default=10, help="of training of each candidate")
-    parser.add_argument("--seeds", type=comma_list(int), default=[0], help="seeds of the training")
+    parser.add_argument(
+        "--seeds",
+        type=lambda text: list(map(int, text.split(","))),
+        default=[0],
+        help="seeds of the training",
+    )
     parser.add_argument("--n", type=int, default=2000, help="samples of a last evaluation")
     parser.add_argument("--rounds", type=int, default=3, help="in which the steps are timed")
     parser.add_argument("--features", default=DEFAULT_FEATURES, help="as evaluate.py takes them")
-    parser.add_argument("--only", type=comma_list(str), help="some of the candidates")
+    parser.add_argument("--only", type=lambda text: text.split(","), help="some of the candidates")
     parser.add_argument("--figure", type=Path, help="file to draw the KIDs to: .png, .pdf, .svg")
     parser.add_argument("--out", type=Path, default=Path("runs/race"), help="default: runs/race")
     args = parser.parse_args()

@@ -19,7 +19,6 @@ from functools import partial
 import timing
 
 from uvit_lit import load_model
-from uvit_lit.cli.options import comma_list
 from uvit_lit.distributed import choose_device, keep_memory
 from uvit_lit.generation import choose_labels
 from uvit_lit.sampling import STOCHASTIC, count_calls, sample
@@ -41,7 +40,7 @@ def main():
     parser.add_argument("--ckpt", default="pretrained", help="default: the one in the package")
     parser.add_argument(
         "--cases",
-        type=comma_list(parse_case),
+        type=lambda text: list(map(parse_case, text.split(","))),
         default=CASES,
         help=f"solver:steps[:precision] (default: {CASES})",
     )
