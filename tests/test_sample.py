@@ -16,6 +16,7 @@ from PIL import Image
 
 from uvit_lit import generate, load_model
 from uvit_lit.cli.sample import main
+from uvit_lit.errors import InputError
 from uvit_lit.options import PRESETS, preset_settings
 
 
@@ -104,6 +105,31 @@ def test_a_preset_is_its_settings_and_options_come_before_it(sample):
     assert np.array_equal(pixels(named), pixels(sample("--n", "2", "--s", s, "--b", b)))
     other = sample("--n", "2", "--preset", "medium", "--s", "0.1")
     assert np.array_equal(pixels(other), pixels(sample("--n", "2", "--s", "0.1", "--b", b)))
+
+
+def test_the_best_preset_is_what_the_card_recommends(sample, trained, tmp_path, capsys):
+    model = load_model(trained)
+    with pytest.raises(InputError, match="recommends nothing; accepted: another preset"):
+        generate(model, 2, steps=2, preset="best", progress=False)
+    model.recommended = {"cfg": 2.0, "cfg_range": [0.2, 0.9], "b": 1.3, "skips": "0"}
+    model.save_pretrained(tmp_path / "copy")
+    model = load_model(tmp_path / "copy")
+    best = generate(model, 2, steps=3, preset="best", progress=False)
+    same = generate(model, 2, steps=3, progress=False, **model.recommended)
+    assert torch.equal(best, same)
+    for change in ({"cfg": 3.0}, {"b": 1.1}):
+        own = {**model.recommended, **change}
+        mixed = generate(model, 2, steps=3, preset="best", progress=False, **change)
+        assert torch.equal(mixed, generate(model, 2, steps=3, progress=False, **own))
+    path = sample("--ckpt", str(tmp_path / "copy"), "--n", "2", "--preset", "best", "--npz")
+    assert path.name == "copy_best_seed0.png"
+    assert json.loads(Image.open(path).text["parameters"])["cfg"] == 2
+    with np.load(path.with_suffix(".npz")) as stored:
+        assert np.array_equal(stored["images"], best.permute(0, 2, 3, 1).numpy())
+    card = tmp_path / "copy" / "README.md"
+    card.write_text(card.read_text().replace("cfg: 2.0", "guide: /etc/passwd"))
+    with pytest.raises(InputError, match="recommended of the model card .* accepted: values by"):
+        load_model(tmp_path / "copy")
 
 
 def test_half_precision_is_close_and_in_the_parameters(sample, trained):

@@ -3,9 +3,9 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +212,13 @@ class Generation:
         guide = None if options.guide is None else load_model(options.guide)
         return cls(model, options, labels, devices, autoencoder, guide)
 
+    def resolve(
+        self, skips: SkipOptions, keep: Container[str] = ()
+    ) -> tuple["Generation", SkipOptions]:
+        """The generation and the settings with what ``Model.resolve`` puts in the place of best."""
+        skips, options = self.model.resolve(skips, self.options, keep)
+        return replace(self, options=options), skips
+
     def launch(self) -> None:
         """Start all devices; call after the options are validated.
 
@@ -397,6 +404,7 @@ def generate(
         TypeError: If there is no such option.
     """
     sampling, skips = split_options({"n": n, **options}, SamplingOptions, SkipOptions)
+    skips, sampling = model.resolve(skips, sampling)
     devices = Devices(next(model.denoiser.parameters()).device)
     labels = choose_labels(model, sampling.classes, n)
     autoencoder = find_autoencoder(model, vae, devices.device)

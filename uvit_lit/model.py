@@ -2,9 +2,9 @@
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,14 @@ from huggingface_hub.utils import validate_repo_id
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError
 from uvit_lit.filters import MAX_FREQUENCY
-from uvit_lit.options import SkipOptions
+from uvit_lit.options import (
+    BEST,
+    RECOMMENDABLE,
+    SamplingOptions,
+    SkipOptions,
+    fill_in,
+    split_options,
+)
 from uvit_lit.skips import SkipModulation, SkipSettings, choose_skips
 from uvit_lit.svg import Curve, line_chart, shades
 from uvit_lit.weights import (
@@ -47,34 +54,49 @@ SHOWN_APART = ("in_chans", "img_size", "num_classes", "skip")
 """Arguments of a network that have a row of their own in the model card."""
 
 
-def read_skips(card: Path, default: str) -> str:
-    """What the header of a model card says of ``skips``; the default where it says nothing.
+def read_header(card: Path) -> dict[str, Any]:
+    """What the header of a model card says about sampling: ``skips`` and ``recommended``, if given.
 
     Raises:
-        ValueError: If the header is not YAML.
+        ValueError: If the header is not YAML, or says something else than options.
     """
     if not card.is_file():
-        return default
+        return {}
     try:
         header = metadata_load(card) or {}
     except Exception:  # of the parser, or no text
         raise InputError(f"the header of the model card {card} is not YAML") from None
-    skips = header.get("skips", default)
-    if not isinstance(skips, str | int):
-        raise InputError(
-            f"skips of the model card {card} is a {type(skips).__name__}; accepted: "
-            "all, inner, outer or numbers with commas"
-        )
-    return str(skips)
+    said: dict[str, Any] = {}
+    if (skips := header.get("skips")) is not None:
+        if not isinstance(skips, str | int):
+            raise InputError(
+                f"skips of the model card {card} is a {type(skips).__name__}; accepted: "
+                "all, inner, outer or numbers with commas"
+            )
+        said["skips"] = str(skips)
+    if (recommended := header.get("recommended")) is not None:
+        if not isinstance(recommended, dict) or not recommended.keys() <= RECOMMENDABLE:
+            raise InputError(
+                f"recommended of the model card {card} is {recommended!r}; accepted: values by "
+                f"name, of {', '.join(sorted(RECOMMENDABLE))}"
+            )
+        said["recommended"] = recommended
+    return said
 
 
-def describe_weights(weights: Weights, skips: list[SkipSettings], results: str = "") -> str:
+def describe_weights(
+    weights: Weights,
+    skips: list[SkipSettings],
+    results: str = "",
+    recommended: dict[str, Any] | None = None,
+) -> str:
     """Model card as Markdown, from what the file says and nothing else.
 
     Args:
         weights: A network and what is known about it.
         skips: What acts on its long skips, outermost first, learned numbers as they are.
         results: Measured figures, as Markdown with their sample size, seeds and data.
+        recommended: Options of the preset ``best``.
     """
     arguments = weights.arguments
     count = sum(math.prod(tensor.shape) for tensor in weights.tensors.values())
@@ -87,6 +109,7 @@ def describe_weights(weights: Weights, skips: list[SkipSettings], results: str =
         tags=[names[weights.backbone].lower(), "diffusion"],
         pipeline_tag="unconditional-image-generation",
         skips=weights.skips,
+        recommended=recommended or None,
     )
     rows = {
         "Parameters": f"{count:,}",
@@ -180,6 +203,7 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
         default_skips: Long skips that a single s or b acts on: ``all``, ``inner``, ``outer`` or
             numbers with commas, 0 the outermost.
         backbone: Which network, one of ``uvit_lit.weights.BACKBONES``.
+        recommended: Options of the preset ``best``, by name, as the model card has them.
     """
 
     denoiser: Denoiser
@@ -192,6 +216,7 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
     licence: str | None = None
     default_skips: str = "all"
     backbone: str = "uvit"
+    recommended: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Keep the mixin from writing a configuration: the safetensors file has it inside."""
@@ -205,6 +230,30 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
         """
         chosen = self.default_skips if skips is None else skips
         return choose_skips(chosen, len(self.denoiser.backbone.long_skips))
+
+    def resolve(
+        self, skips: SkipOptions, sampling: SamplingOptions, keep: Container[str] = ()
+    ) -> tuple[SkipOptions, SamplingOptions]:
+        """Put what the model card recommends in the place of the preset ``best``.
+
+        Args:
+            skips: Its settings come before those of the card, where they are not the default.
+            sampling: The same.
+            keep: Names of options that stay as they are.
+
+        Raises:
+            ValueError: If the card recommends nothing.
+        """
+        if skips.preset != BEST:
+            return skips, sampling
+        if not self.recommended:
+            raise InputError(
+                f"preset is {BEST}, but the card of {self.name} recommends nothing; accepted: "
+                "another preset"
+            )
+        skips = replace(skips, preset=None)
+        named_skips, named_sampling = split_options(self.recommended, SkipOptions, SamplingOptions)
+        return fill_in(skips, named_skips, keep), fill_in(sampling, named_sampling, keep)
 
     @contextmanager
     def skips(self, options: SkipOptions | None = None, **changes: Any) -> Iterator[None]:
@@ -223,6 +272,7 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
             ValueError: If a value is outside its range or a list has the wrong length.
         """
         options = replace(options or SkipOptions(), **changes)
+        options, _ = self.resolve(options, SamplingOptions())
         settings = options.settings(self.denoiser.backbone.long_skips[-1].grid[0])
         lists = any(
             isinstance(v, list | tuple) and len(v) > 1
@@ -321,7 +371,7 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
     def generate_model_card(self, results: str = "", **_: Any) -> ModelCard:
         """Model card: what the weights are, how to use them, and results as Markdown."""
         skips = [long_skip.settings for long_skip in self.denoiser.backbone.long_skips]
-        return ModelCard(describe_weights(self.weights, skips, results))
+        return ModelCard(describe_weights(self.weights, skips, results, self.recommended))
 
 
 @contextmanager
@@ -427,13 +477,17 @@ def load_model(
     """
     path = find_checkpoint(str(path))
     weights = read_weights(path)
+    header: dict[str, Any] = {}
     if path.name in (HUB_FILE, OFFICIAL_FILE):  # a directory, whose card can be edited
-        weights.skips = read_skips(path.with_name(CARD), weights.skips)
+        header = read_header(path.with_name(CARD))
+        weights.skips = header.get("skips", weights.skips)
     complete(weights, path, num_heads, schedule)
     check_tensors(weights, path)
     if img_size is not None:
         resize_positions(weights, img_size)
-    return build(weights, path, device)
+    model = build(weights, path, device)
+    model.recommended = header.get("recommended", {})
+    return model
 
 
 def complete(

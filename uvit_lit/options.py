@@ -7,7 +7,7 @@ from collections.abc import Container
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from uvit_lit.errors import InputError
 from uvit_lit.families import FILTERS
@@ -17,6 +17,8 @@ SEEDS = 2**32
 
 MAX_IMAGES = 10_000_000
 """Images of one command, at most."""
+
+Options = TypeVar("Options", "SkipOptions", "SamplingOptions")
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Schedule = Literal["vp", "linear", "cosine", "sd"]
@@ -47,11 +49,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Name of each preset and its settings, on the skips that the model names unless it says which.
 Options given beside a preset come before it. docs/results/detail.md has their effect."""
 
+BEST = "best"
+"""Preset of what the card of a model recommends, guidance included."""
+
 if TYPE_CHECKING:
     Filter: TypeAlias = str
     Preset: TypeAlias = str
 else:
-    Filter, Preset = Literal[FILTERS], Literal[tuple(PRESETS)]
+    Filter, Preset = Literal[FILTERS], Literal[(*PRESETS, BEST)]
 
 
 def preset_settings(name: str, tokens: int) -> dict[str, Any]:
@@ -82,7 +87,8 @@ class SkipOptions:
         cutoff: Edge of the low-pass, fraction of Nyquist, up to sqrt(2). One value or several.
         skips: Long skips to act on: all, inner, outer, or numbers with commas, 0 the outermost.
             By default the choice of the model's file; a list of values acts on all.
-        preset: Settings by name; other options come before them.
+        preset: Settings by name; other options come before them. best is what the card of the model
+            recommends, guidance included.
         t_range: First and last time at which the settings act, in [0, 1]. 1 is pure noise, where
             sampling begins.
         t_fade: Width in t of a smooth edge of t_range; 0 switches.
@@ -210,6 +216,31 @@ def split_options(given: dict[str, Any], *groups: type) -> list[Any]:
         group(**{name: value for name, value in given.items() if name in own})
         for group, own in zip(groups, names, strict=True)
     ]
+
+
+RECOMMENDABLE = {f.name for f in fields(SkipOptions)} - {"preset"} | {
+    "cfg",
+    "cfg_cutoff",
+    "cfg_range",
+    "cfg_rescale",
+    "solver",
+    "steps",
+}
+"""Options that a model card may recommend."""
+
+
+def fill_in(options: Options, others: Options, keep: Container[str] = ()) -> Options:
+    """Options with the values of others in the place of those that are the default.
+
+    Args:
+        options: An instance of a dataclass of options.
+        others: Another of the same class.
+        keep: Names of options that stay as they are.
+    """
+    default = type(options)()
+    own = {f.name: getattr(options, f.name) for f in fields(options)}
+    empty = [n for n, value in own.items() if value == getattr(default, n) and n not in keep]
+    return replace(options, **{name: getattr(others, name) for name in empty})
 
 
 @dataclass(frozen=True)

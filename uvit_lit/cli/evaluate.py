@@ -75,9 +75,11 @@ def main(arguments: list[str] | None = None) -> None:
     with checked_input(parser.values.debug):
         generation = Generation.load(options, sampling, drawn_labels=True)
         model, cells = generation.model, grid.cells()
-        drawn = {cell: replace(generation, options=cell.apply(sampling)) for cell in cells}
+        drawn = {}
         for cell in cells:  # every one is validated before the work begins
-            with drawn[cell].skips(cell.apply(skips)):
+            own = replace(generation, options=cell.apply(sampling))
+            drawn[cell] = own.resolve(cell.apply(skips), keep=dict(cell.values))
+            with drawn[cell][0].skips(drawn[cell][1]):
                 pass
         generation.launch()
         evaluation = Evaluation(generation, reference)
@@ -85,6 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
             **generation.identity(),
             **asdict(skips),
             "default_skips": model.default_skips,
+            "recommended": model.recommended,
             "training_steps": model.step,
             **evaluation.key,
         }
@@ -95,9 +98,10 @@ def main(arguments: list[str] | None = None) -> None:
         results = []
         with generation.bar(len(cells), desc="evaluate") as bar:
             for cell in cells:
-                with drawn[cell].skips(cell.apply(skips)):
+                own, chosen = drawn[cell]
+                with own.skips(chosen):
                     state = out / f"{cell.stem()}.state"
-                    values, samples[cell] = evaluation.measure(drawn[cell], state, bar)
+                    values, samples[cell] = evaluation.measure(own, state, bar)
                 results.append({"cell": dict(cell.values), "values": values})
         if not generation.devices.is_main:
             return

@@ -20,6 +20,7 @@ from uvit_lit.cli.options import Parser, checked_input, command_line
 from uvit_lit.errors import InputError
 from uvit_lit.files import file_hash, png, read_png
 from uvit_lit.options import (
+    BEST,
     PRESETS,
     ModelOptions,
     ReferenceOptions,
@@ -423,7 +424,8 @@ class Page:
                     return changes(None)
                 now = dict(zip(self.controls, values, strict=True))
                 _, sampling = self.playground.read(now)
-                return changes(self.playground.fill(SkipOptions(preset=name), sampling))
+                named = self.playground.model.resolve(SkipOptions(preset=name), sampling)
+                return changes(self.playground.fill(*named))
 
             hidden: Any = {"show_progress": "hidden", "api_visibility": "private"}
             gr.on(
@@ -470,8 +472,9 @@ class Page:
 
         model = self.playground.model
         gr.Markdown(f"### {escape(model.name)}\n{escape(model.training)}")
+        presets = [*PRESETS, BEST] if model.recommended else PRESETS
         preset = gr.Dropdown(
-            [("choose one", ""), *((name, name) for name in PRESETS)], value="", label="Preset"
+            [("choose one", ""), *((name, name) for name in presets)], value="", label="Preset"
         )
         with gr.Group(visible=not start["per_skip"]) as single:
             for knob in KNOBS:

@@ -79,10 +79,12 @@ def main(arguments: list[str] | None = None) -> None:
     from uvit_lit.generation import Generation
 
     with checked_input(parser.values.debug), ExitStack() as stack:
-        generation = Generation.load(model_options, sampling)
+        loaded = Generation.load(model_options, sampling)
+        named = stem_of(loaded.model.name, skips, f"seed{sampling.seed}")
+        generation, skips = loaded.resolve(skips)
         stack.enter_context(generation.skips(skips))
         parameters = generation.parameters(skips)
-        stem = free_stem(output.out, stem_of(generation.model.name, skips, f"seed{sampling.seed}"))
+        stem = free_stem(output.out, named)
         generation.launch()
         shown: list[Tensor] = []
         done = 0

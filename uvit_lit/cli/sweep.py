@@ -122,21 +122,25 @@ def main(arguments: list[str] | None = None) -> None:
     with checked_input(parser.values.debug):
         generation = Generation.load(options, sampling)
         model, cells = generation.model, grid.cells()
-        drawn = {cell: replace(generation, options=cell.apply(sampling)) for cell in cells}
+        drawn = {}
         for cell in cells:  # every one is validated before the work begins
-            with drawn[cell].skips(cell.apply(skips)):
+            own = replace(generation, options=cell.apply(sampling))
+            drawn[cell] = own.resolve(cell.apply(skips), keep=dict(cell.values))
+            with drawn[cell][0].skips(drawn[cell][1]):
                 pass
         out = generation.directory(
-            files.out, "sweep", [generation.identity(), asdict(skips), model.default_skips]
+            files.out,
+            "sweep",
+            [generation.identity(), asdict(skips), model.default_skips, model.recommended],
         )
         generation.launch()
         images = {}
         with generation.bar(len(cells), desc="sweep") as bar:
             for cell in cells:
-                chosen = cell.apply(skips)
-                with drawn[cell].skips(chosen):
+                own, chosen = drawn[cell]
+                with own.skips(chosen):
                     path = out / "cells" / f"{cell.stem()}.png"
-                    images[cell] = draw(drawn[cell], chosen, path, bar)
+                    images[cell] = draw(own, chosen, path, bar)
         if not generation.devices.is_main:
             return
         values = {cell: measure_detail(pixels) for cell, pixels in images.items()}
