@@ -85,7 +85,7 @@ def test_a_race_trains_measures_and_draws(tmp_path, folder):
 def test_settings_are_compared_with_none_on_the_same_seeds(tmp_path, folder, trained):
     command = [
         sys.executable,
-        ROOT / "benchmarks" / "guidance.py",
+        ROOT / "benchmarks" / "detail.py",
         "--ckpt",
         trained,
         "--guide",
@@ -99,9 +99,10 @@ def test_settings_are_compared_with_none_on_the_same_seeds(tmp_path, folder, tra
         "--steps",
         "2",
         "--only",
-        "cfg low 2, high 1.2",
-        "away from --guide, w = 2",
-        "b = 1.1 all",
+        "autoguidance",
+        "b, all skips",
+        "--figure",
+        "detail.png",
     ]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     done = subprocess.run(
@@ -109,12 +110,8 @@ def test_settings_are_compared_with_none_on_the_same_seeds(tmp_path, folder, tra
     )
     assert done.returncode == 0, done.stderr
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][1:]
-    assert [row[0] for row in rows] == [
-        "| none",
-        "| cfg low 2, high 1.2",
-        "| away from --guide, w = 2",
-        "| b = 1.1 all",
-    ]
-    itself = rows[2][2]  # guided away from itself it is itself
-    assert itself == "+0.000 [+0.000, +0.000]"
-    assert rows[1][2] != itself != rows[3][2]
+    by_setting = {row[1]: row[3] for row in rows}
+    assert [row[0] for row in rows] == ["| none"] + 6 * ["| b, all skips"] + 3 * ["| autoguidance"]
+    assert by_setting["guide 2"] == "+0.000 [+0.000, +0.000]"  # away from itself it is itself
+    assert by_setting["b 1.3"] != by_setting["b 0.95"] != by_setting["guide 2"]
+    assert (tmp_path / "detail.png").exists()

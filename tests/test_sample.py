@@ -128,7 +128,7 @@ def test_the_best_preset_is_what_the_card_recommends(sample, trained, tmp_path, 
         assert np.array_equal(stored["images"], best.permute(0, 2, 3, 1).numpy())
     card = tmp_path / "copy" / "README.md"
     card.write_text(card.read_text().replace("cfg: 2.0", "guide: /etc/passwd"))
-    with pytest.raises(InputError, match="recommended of the model card .* accepted: values by"):
+    with pytest.raises(InputError, match=r"recommended of the model card .* accepted: values by"):
         load_model(tmp_path / "copy")
 
 

@@ -1,0 +1,320 @@
+"""What every way to change the detail or the quality at sampling buys and costs, on the same seeds.
+
+    python benchmarks/detail.py --n 500 --figure detail.png
+    python benchmarks/detail.py --only "cfg" "b, all skips"
+    python benchmarks/detail.py --guide runs/NAME/version_0/checkpoints/step=2000.ckpt
+
+Each method is tried over its range. The table has a row per setting: the KID, its difference to the
+model as trained, paired by seed, the share of samples that a linear probe puts into the class that
+was asked for (each with its 95 % interval), precision, recall, the change of the power in the
+lowest and the highest quarter of the frequencies, and the processor's time per image relative to
+the model as trained. The real images are those of the test split. The figure draws the KID over the
+power added above 3/4 of Nyquist, a curve per method.
+
+--guide names the weak model of autoguidance, which is left out without it.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from matplotlib.figure import Figure
+
+from uvit_lit import load_model
+from uvit_lit.data.datamodule import ImageData
+from uvit_lit.detail import Estimate, band_decibels, estimate
+from uvit_lit.distributed import Devices, choose_device
+from uvit_lit.evaluation.distances import Distances
+from uvit_lit.evaluation.features import load_features
+from uvit_lit.evaluation.reference import (
+    data_spectrum,
+    labelled_images,
+    load_probe,
+    load_reference,
+)
+from uvit_lit.generation import draw_labels
+from uvit_lit.guidance import Guided, WithSkips
+from uvit_lit.options import ReferenceOptions
+from uvit_lit.plots import save_figure
+from uvit_lit.progress import progress
+from uvit_lit.sampling import sample, to_uint8
+
+Around = Callable[[Any], Any]
+"""What is put around a denoiser."""
+
+NONE = "none"
+"""Method and setting of the model as trained."""
+
+
+class Way(NamedTuple):
+    """One setting of one method.
+
+    Attributes:
+        skips: Fields of ``SkipOptions``; none is as trained.
+        around: Guidance around the denoiser.
+    """
+
+    skips: dict[str, Any]
+    around: Around | None = None
+
+
+class Row(NamedTuple):
+    """What one setting gave, in numbers of each image but where a single number is all there is."""
+
+    kid: list[torch.Tensor]
+    right: torch.Tensor
+    precision: float
+    recall: float
+    bands: list[torch.Tensor]
+    seconds: float
+
+
+def cfg(weight: float | tuple[float, float], **options: Any) -> Way:
+    """Classifier-free guidance."""
+    return Way({}, partial(Guided, weight=weight, **options))
+
+
+def away_from_skips(weight: float, **settings: Any) -> Way:
+    """Guidance away from the same network with other long skips."""
+    return Way({}, lambda denoiser: Guided(denoiser, weight, WithSkips(denoiser, **settings)))
+
+
+def over(values: tuple[float, ...], way: Callable[[float], Way], name: str) -> dict[str, Way]:
+    """A method over the values of its knob."""
+    return {f"{name} {value:g}": way(value) for value in values}
+
+
+def methods(count: int, guide: Any = None) -> dict[str, dict[str, Way]]:
+    """Every method with its settings by name.
+
+    Args:
+        count: How many long skips there are.
+        guide: Weak denoiser of autoguidance.
+    """
+
+    def knob(name: str, **more: Any) -> Callable[[float], Way]:
+        return lambda value: Way({name: value, **more})
+
+    inner, every = {"skips": "inner"}, {"skips": "all"}
+    pairs = ((0.8, 1.1), (0.6, 1.2), (0.5, 1.3), (0.2, 1.4), (0.0, 1.6))
+    found = {
+        "s, innermost skip": over((1.5, 1.25, 0.75, 0.5, 0.25, 0), knob("s", **inner), "s"),
+        "b, innermost skip": over((0.8, 1.2, 1.4, 1.6, 2), knob("b", **inner), "b"),
+        "s and b, innermost skip": {
+            f"s {s:g}, b {b:g}": Way({"s": s, "b": b, **inner}) for s, b in pairs
+        },
+        "s, all skips": over((1.05, 0.95, 0.9), knob("s", **every), "s"),
+        "s, all skips, mean left alone": over(
+            (1.2, 0.8, 0.5), knob("s", keep_mean=True, **every), "s"
+        ),
+        "b, all skips": over((0.95, 1.05, 1.1, 1.15, 1.2, 1.3), knob("b", **every), "b"),
+        "FreeU 1, innermost skip": over(
+            (1.1, 1.2, 1.4, 1.6), knob("b", preset="freeu_v1", **inner), "b"
+        ),
+        "FreeU 2, innermost skip": over(
+            (1.2, 1.4, 1.6, 2), knob("b", preset="freeu_v2", **inner), "b"
+        ),
+        "Skip-Tuning": over((1.05, 0.98, 0.95, 0.9), knob("s", filter="flat", **every), "s"),
+        "ScaleLong": {
+            f"kappa {k:g}": Way({"filter": "flat", "s": [k**i for i in range(count)]})
+            for k in (1.02, 0.98, 0.95)
+        },
+        "cfg": over((1.25, 1.5, 2, 3), cfg, "cfg"),
+        "cfg, t 0.25 to 0.75": over(
+            (1.5, 2, 3), partial(cfg, t_range=(0.25, 0.75)), "cfg in the window"
+        ),
+        "cfg, rescaled by 0.7": over((2, 3), partial(cfg, rescale=0.7), "cfg rescaled"),
+        "cfg of two bands": {
+            f"cfg low {low:g}, high {high:g}": cfg((low, high), cutoff=0.3)
+            for low, high in ((2, 1), (2, 1.2), (1, 2))
+        },
+        "away from s = 0.5, innermost skip": over(
+            (1.5, 2), partial(away_from_skips, skips="inner", s=0.5), "w"
+        ),
+        "cfg and b, all skips": {
+            f"cfg {w:g}, b {b:g}": Way({"b": b, **every}, cfg(w).around)
+            for w, b in ((1.25, 1.05), (1.5, 1.05), (1.5, 1.1), (2, 1.1))
+        },
+    }
+    if guide is not None:
+        found["autoguidance"] = over((1.25, 1.5, 2), partial(cfg, weak=guide), "guide")
+    return found
+
+
+class Bench:
+    """A model with its seeds, and what its images are measured by.
+
+    Args:
+        args: The command line.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.device = args, choose_device("auto")
+        self.model = load_model(args.ckpt, self.device)
+        data = ImageData(args.data, args.data_root, image_size=self.model.image_shape[-1])
+        data.setup()
+        assert data.validation is not None
+        self.extract = load_features(args.features, Devices(self.device))
+        options = ReferenceOptions(features=args.features)
+        self.real = [*data_spectrum(data.validation.pixels).values()]
+        self.reference, _ = load_reference(
+            options, self.extract, data.validation.pixels, args.batch_size
+        )
+        train, held_out, _ = labelled_images(data, self.model.class_names)
+        self.probe, _ = load_probe(options, self.extract, train, held_out, args.batch_size)
+        self.seeds = list(range(args.n))
+        self.labels = draw_labels(self.model, None, self.seeds)
+        self.draw(Way({}), args.batch_size)  # the first run takes longer
+
+    def draw(self, way: Way, n: int) -> torch.Tensor:
+        """The first images of a setting."""
+        denoiser = self.model.denoiser
+        with self.model.skips(**way.skips) if way.skips else nullcontext():
+            images = sample(
+                denoiser if way.around is None else way.around(denoiser),
+                self.model.image_shape,
+                self.seeds[:n],
+                None if self.labels is None else self.labels[:n],
+                steps=self.args.steps,
+                precision=self.args.precision,
+                batch_size=self.args.batch_size,
+                device=self.device,
+            )
+        return to_uint8(images)
+
+    def measure(self, way: Way) -> Row:
+        """Draw and measure the images of a setting."""
+        start = time.process_time()
+        images = self.draw(way, self.args.n)
+        seconds = time.process_time() - start
+        features = torch.cat([self.extract(some) for some in images.split(self.args.batch_size)])
+        distances = Distances(self.reference, {"kid", "precision_recall"})
+        distances.update(features)
+        values: dict[str, Any] = distances.compute()
+        right = self.probe.agrees(features, torch.tensor(self.labels))
+        bands = [*band_decibels(images).values()]
+        return Row(values["kid"], right, values["precision"], values["recall"], bands, seconds)
+
+
+HEADS = (
+    "method",
+    "setting",
+    "KID",
+    "KID - none",
+    "class share",
+    "precision",
+    "recall",
+    "below 1/4, dB",
+    "above 3/4, dB",
+    "time",
+)
+
+
+def cells(method: str, setting: str, row: Row, none: Row) -> list[str]:
+    """A line of the table."""
+    low, *_, high = (estimate(a - b) for a, b in zip(row.bands, none.bands, strict=True))
+    return [
+        method,
+        setting,
+        interval(estimate(*row.kid)),
+        "" if row is none else interval(difference(row, none), "+"),
+        interval(estimate(row.right), digits=2),
+        f"{row.precision:.2f}",
+        f"{row.recall:.2f}",
+        f"{low.mean:+.2f}",
+        f"{high.mean:+.2f}",
+        f"{row.seconds / none.seconds:.2f}",
+    ]
+
+
+def difference(row: Row, none: Row) -> Estimate:
+    """KID of a setting less that of none, paired by seed."""
+    return estimate(*(x - y for x, y in zip(row.kid, none.kid, strict=True)))
+
+
+def interval(value: Estimate, sign: str = "", digits: int = 3) -> str:
+    """An estimate with its 95 % interval."""
+    mean, low, high = (f"{number:{sign}.{digits}f}" for number in value)
+    return f"{mean} [{low}, {high}]"
+
+
+def plot(rows: dict[str, dict[str, Row]], none: Row, data: float) -> Figure:
+    """KID over the power added above 3/4 of Nyquist: a curve per method through none.
+
+    Args:
+        rows: Rows by method and setting.
+        none: The model as trained.
+        data: Power of the data less that of the model as trained, dB.
+    """
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axes = figure.subplots()
+    for number, (method, settings) in enumerate(rows.items()):
+        points = [(0.0, 0.0)] + [
+            (float((row.bands[-1] - none.bands[-1]).mean()), difference(row, none).mean)
+            for row in settings.values()
+        ]
+        if all(method.startswith(known) is False for known in ("cfg", "auto", "away")):
+            points.sort()
+        style = "o-s-^-D-"[2 * (number // 10 % 4) :][:2]
+        axes.plot(*zip(*points, strict=True), style, color=f"C{number % 10}", label=method, ms=4)
+    axes.axvline(data, color="0.6", linestyle="--")
+    axes.annotate("data", (data, 1), xycoords=("data", "axes fraction"), va="bottom", ha="center")
+    axes.plot(0, 0, "k*", ms=12)
+    axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    axes.set_yscale("symlog", linthresh=0.1)
+    axes.set_xlabel("power added above 3/4 of Nyquist, dB")
+    axes.set_ylabel("KID less that of the model as trained (lower is better)")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
+    return figure
+
+
+def main() -> None:
+    """Print the table, draw the figure."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ckpt", default="pretrained", help="default: the one in the package")
+    parser.add_argument("--guide", help="checkpoint to guide away from")
+    parser.add_argument("--only", nargs="+", help="some of the methods, by name")
+    parser.add_argument("--n", type=int, default=500, help="images of a setting (default: 500)")
+    parser.add_argument("--steps", type=int, default=12, help="of dpmpp (default: 12)")
+    parser.add_argument("--precision", default="bf16-mixed", help="default: bf16-mixed")
+    parser.add_argument("--batch_size", type=int, default=100)
+    parser.add_argument("--data", default="folder", help="default: folder")
+    parser.add_argument("--data_root", default="data/cifar10-jpeg")
+    parser.add_argument("--features", default="efficientnet-lite0", help="as evaluate.py's")
+    parser.add_argument("--figure", type=Path, help="file to draw to: .png, .pdf, .svg")
+    args = parser.parse_args()
+
+    bench = Bench(args)
+    guide = load_model(args.guide, bench.device).denoiser if args.guide else None
+    known = methods(len(bench.model.denoiser.backbone.long_skips), guide)
+    if unknown := set(args.only or known) - known.keys():
+        parser.error(f"only is {', '.join(unknown)}; accepted: {', '.join(known)}")
+    chosen = {name: known[name] for name in known if not args.only or name in args.only}
+    none = bench.measure(Way({}))
+    print(f"real images: class share {interval(estimate(bench.probe.right), digits=2)}")
+    above = [estimate(a, -b).mean for a, b in zip(bench.real, none.bands, strict=True)]
+    print("the data less none, dB, by band: " + ", ".join(f"{value:+.2f}" for value in above))
+    print(f"none: {none.seconds / args.n:.3f} processor seconds an image\n")
+    print("| " + " | ".join(HEADS) + " |\n" + "|---" * len(HEADS) + "|")
+    print("| " + " | ".join(cells(NONE, "", none, none)) + " |", flush=True)
+    rows: dict[str, dict[str, Row]] = {}
+    total = sum(map(len, chosen.values()))
+    with progress(total=total, desc="detail", unit="setting") as bar:
+        for method, settings in chosen.items():
+            for setting, way in settings.items():
+                row = rows.setdefault(method, {})[setting] = bench.measure(way)
+                bar.write("| " + " | ".join(cells(method, setting, row, none)) + " |")
+                bar.update()
+    if args.figure is not None:
+        save_figure(plot(rows, none, above[-1]), args.figure)
+
+
+if __name__ == "__main__":
+    main()
