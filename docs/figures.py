@@ -1,14 +1,20 @@
 """Figures of the README and the pages that no command of the package draws.
 
 python docs/figures.py strip docs/images/strip.png
+python docs/figures.py poster docs/images/poster.png
 python docs/figures.py speed docs/images/speed.png
+
+The poster needs CIFAR-10 in data/cifar10-jpeg and the extra "metrics".
 """
 
 import argparse
 from pathlib import Path
 
+import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
 
 from uvit_lit.plots import save_figure
 
@@ -18,6 +24,18 @@ LEVELS = ((1.6, 0.6), (1.0, 1.0), (0.6, 1.2), (0.2, 1.4), (0.0, 1.6))
 ROWS = (("automobile", 3), ("horse", 1), ("ship", 9))
 """Class and seed of its rows."""
 
+POSTER_S = (1.5, 1.0, 0.5, 0.0)
+POSTER_B = (0.7, 1.0, 1.3, 1.6, 2.0)
+"""s of the rows and b of the columns of the poster."""
+
+POSTER_SEEDS = 16
+POSTER_CLASSES = 3
+"""Of so many seeds of each class the poster takes the one that the probe of evaluate.py is most
+certain of, and of the classes those with the highest certainty."""
+
+GUIDANCE = 2
+"""Guidance of strip and poster."""
+
 ZOOM = 4
 """Its images are enlarged by this factor, with bicubic interpolation."""
 
@@ -26,7 +44,7 @@ SPEED_PAGE = Path(__file__).parent / "results" / "speed.md"
 
 
 def strip() -> Figure:
-    """One seed a row at rising levels of detail: the model of the package with guidance 2."""
+    """One seed a row at rising levels of detail: the model of the package with guidance."""
     from uvit_lit import generate, load_model
 
     model = load_model()
@@ -35,11 +53,61 @@ def strip() -> Figure:
     for column, (s, b) in enumerate(LEVELS):
         panels[0, column].set_title(f"s = {s:g}, b = {b:g}", fontsize=10)
         for panel, (name, seed) in zip(panels[:, column], ROWS, strict=True):
-            (pixels,) = generate(model, 1, seed=seed, classes=[name], cfg=2, s=s, b=b)
-            image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-            size = [ZOOM * side for side in image.size]
-            panel.imshow(image.resize(size, Image.Resampling.BICUBIC))
-            panel.set_axis_off()
+            show(panel, generate(model, 1, seed=seed, classes=[name], cfg=GUIDANCE, s=s, b=b))
+    return figure
+
+
+def show(panel: Axes, images: Tensor) -> None:
+    """Draw the first of some images, enlarged."""
+    image = Image.fromarray(images[0].permute(1, 2, 0).numpy())
+    size = [ZOOM * side for side in image.size]
+    panel.imshow(image.resize(size, Image.Resampling.BICUBIC))
+    panel.set(xticks=[], yticks=[], frame_on=False)
+
+
+def certain_seeds() -> list[tuple[str, int]]:
+    """Class and seed of the images of the poster."""
+    from uvit_lit import generate, load_model
+    from uvit_lit.data.datamodule import ImageData
+    from uvit_lit.distributed import Devices
+    from uvit_lit.evaluation.features import load_features
+    from uvit_lit.evaluation.reference import labelled_images, load_probe
+    from uvit_lit.options import ReferenceOptions
+
+    model = load_model()
+    data = ImageData("folder", "data/cifar10-jpeg")
+    data.setup()
+    options = ReferenceOptions(features="efficientnet-lite0")
+    extract = load_features(options.features, Devices(torch.device("cpu")))
+    train, held_out, _ = labelled_images(data, model.class_names)
+    probe, _ = load_probe(options, extract, train, held_out, 64)
+    best = []
+    for label, name in enumerate(model.class_names):
+        images = generate(model, POSTER_SEEDS, classes=[name], cfg=GUIDANCE)
+        logits = extract(images.as_subclass(Tensor)) @ probe.weight.T + probe.bias
+        certainty, seed = logits.softmax(1)[:, label].max(0)
+        best.append((certainty.item(), name, int(seed)))
+    return [(name, seed) for _, name, seed in sorted(best, reverse=True)[:POSTER_CLASSES]]
+
+
+def poster() -> Figure:
+    """The paper's Figure 4 on the model of the package: rows s, columns b, a block per seed."""
+    from uvit_lit import generate, load_model
+
+    model, chosen = load_model(), certain_seeds()
+    rows, columns = len(POSTER_S), len(POSTER_B)
+    figure = Figure(figsize=(1.25 * columns * len(chosen), 1.4 * rows), layout="constrained")
+    blocks = figure.subfigures(1, len(chosen), squeeze=False)[0]
+    for block, (name, seed) in zip(blocks, chosen, strict=True):
+        block.suptitle(f"{name}, seed {seed}", fontsize=11)
+        panels = block.subplots(rows, columns)
+        for row, s in enumerate(POSTER_S):
+            panels[row, 0].set_ylabel(f"s = {s:g}", fontsize=9)
+            for column, b in enumerate(POSTER_B):
+                panel = panels[row, column]
+                show(panel, generate(model, 1, seed=seed, classes=[name], cfg=GUIDANCE, s=s, b=b))
+                if row == 0:
+                    panel.set_title(f"b = {b:g}", fontsize=9)
     return figure
 
 
@@ -68,11 +136,15 @@ def speed() -> Figure:
     return figure
 
 
+FIGURES = {"strip": strip, "poster": poster, "speed": speed}
+"""Figures by name."""
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("figure", choices=["strip", "speed"])
+    parser.add_argument("figure", choices=list(FIGURES))
     parser.add_argument("out", type=Path, help="file to write: .png, .pdf or .svg")
     arguments = parser.parse_args()
-    save_figure({"strip": strip, "speed": speed}[arguments.figure](), arguments.out)
+    save_figure(FIGURES[arguments.figure](), arguments.out)

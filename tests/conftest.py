@@ -1,5 +1,6 @@
 """A folder of small images and a model trained on it for a few steps."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # train.py and sample.py
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
 
 def make_folder(root: Path) -> Path:

@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import shutil
 import time
 import urllib.error
 import urllib.request
@@ -13,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import CHROMIUM, ROOT, needs_browser
 from PIL import Image
 
 from uvit_lit.cli import play, sample
@@ -26,7 +25,6 @@ from uvit_lit.playground import PREVIEW_STEPS, Playground, Stopped
 from uvit_lit.progress import progress
 from uvit_lit.skips import SkipSettings
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 """A browser of the system; None takes that of Playwright."""
 
 SETTINGS = [
@@ -334,6 +332,7 @@ def wait_for(page, words):
 
 
 @pytest.mark.slow
+@needs_browser
 def test_a_slider_changes_the_pixels_and_a_dropped_picture_restores_them(page, tmp_path):
     before = wait_for(page, "as set: as trained")
     with page.expect_download() as saved:
@@ -379,6 +378,7 @@ def drop(page, path):
 
 
 @pytest.mark.slow
+@needs_browser
 def test_the_last_of_many_moves_is_drawn(page):
     for value in ("0.9", "0.8", "0.7", "0.6", "0.55"):
         page.fill("#s input[type=number]", value)
@@ -389,6 +389,7 @@ def test_the_last_of_many_moves_is_drawn(page):
 
 
 @pytest.mark.slow
+@needs_browser
 def test_closing_the_tab_stops_the_work(trained):
     """Its bar does not move any more after the tab has gone, long before the end."""
     pytest.importorskip("gradio")

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, error_line
+from conftest import CHROMIUM, ROOT, error_line, needs_browser
 
 from uvit_lit import generate, load_model, web
 from uvit_lit.cli.export import main
@@ -22,13 +22,8 @@ from uvit_lit.onnx import describe_model
 from uvit_lit.sampling import diffusers_solver, make_scheduler, to_uint8
 
 NODE = shutil.which("node")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 
 needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed")
-needs_browser = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-]
 
 
 def in_node(script, **data):
@@ -250,9 +245,9 @@ def spoil(model):
     return proto.SerializeToString()
 
 
+@pytest.mark.slow
+@needs_browser
 class TestInABrowser:
-    pytestmark = needs_browser
-
     def test_it_draws_what_python_draws_and_asks_no_other_host(
         self, tab, runtime, tmp_path_factory
     ):
