@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from uvit_lit.classes import find_class
 from uvit_lit.distributed import Devices, choose_device, count_devices
 from uvit_lit.errors import InputError
 from uvit_lit.files import file_hash, png
@@ -33,7 +34,6 @@ from uvit_lit.sampling import (
     to_uint8,
 )
 from uvit_lit.skips import Window
-from uvit_lit.weights import find_class
 
 LABELS = 1
 """Sets the random numbers of the labels apart from others of the same seed."""
@@ -238,8 +238,8 @@ class Generation:
         return {
             "checkpoint_sha256": file_hash(self.model.path),
             "arguments": self.model.arguments,
-            "schedule": self.model.denoiser.schedule.name,
-            "prediction": self.model.denoiser.prediction,
+            "schedule": self.model.schedule,
+            "prediction": self.model.prediction,
             "guide_sha256": None if self.guide is None else file_hash(self.guide.path),
             "autoencoder_sha256": None if autoencoder is None else autoencoder.fingerprint,
             "sampling": options,
@@ -367,8 +367,8 @@ def describe(model: Model, skips: SkipOptions) -> dict[str, Any]:
         "training_steps": model.step,
         "img_size": model.image_shape[-1],
         "num_heads": model.arguments.get("num_heads"),
-        "schedule": model.denoiser.schedule.name,
-        "prediction": model.denoiser.prediction,
+        "schedule": model.schedule,
+        "prediction": model.prediction,
         **asdict(skips),
         "acts_on": [number for number, skip in enumerate(long_skips) if skip.override],
         "long_skips": [vars(long_skip.settings) for long_skip in long_skips],

@@ -23,18 +23,19 @@ from huggingface_hub import (
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from uvit_lit.classes import class_names
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError
 from uvit_lit.filters import MAX_FREQUENCY
 from uvit_lit.options import SkipOptions
+from uvit_lit.reading import read_weights
 from uvit_lit.skips import SkipModulation, SkipSettings, choose_skips
 from uvit_lit.svg import Curve, line_chart, shades
 from uvit_lit.weights import (
+    Card,
     Weights,
     check_tensors,
-    class_names,
     published_schedule,
-    read_weights,
     resize_positions,
     write_safetensors,
 )
@@ -86,7 +87,7 @@ def describe_weights(weights: Weights, skips: list[SkipSettings], results: str =
         license=weights.licence,
         tags=[names[weights.backbone].lower(), "diffusion"],
         pipeline_tag="unconditional-image-generation",
-        skips=weights.skips,
+        skips=weights.default_skips,
     )
     rows = {
         "Parameters": f"{count:,}",
@@ -103,7 +104,7 @@ def describe_weights(weights: Weights, skips: list[SkipSettings], results: str =
             else f"no filter, b {skip.b:.3g}"
             for skip in skips
         ),
-        "Long skips that a single s or b acts on": weights.skips,
+        "Long skips that a single s or b acts on": weights.default_skips,
         "Licence": weights.licence or "not stated",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
@@ -160,9 +161,9 @@ PRETRAINED_FILE = Path(__file__).parent / "weights" / "cifar10_uvit_tiny" / HUB_
 """The weights of that model; its card lies beside them."""
 
 
-@dataclass
-class Model(ModelHubMixin, library_name="uvit_lit"):
-    """A trained denoiser and what is known about it.
+@dataclass(kw_only=True)
+class Model(Card, ModelHubMixin, library_name="uvit_lit"):
+    """A trained denoiser and what is known about it, the attributes of ``Card``.
 
     ``Model.from_pretrained("user/name")`` takes it from the Hugging Face Hub or a directory,
     ``save_pretrained`` and ``push_to_hub`` write it there as safetensors with a model card; with
@@ -170,28 +171,11 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
 
     Attributes:
         denoiser: In evaluation mode, with the averaged weights.
-        class_names: Names of the labels; empty for an unconditional model.
-        can_guide: Whether it knows the null class, as classifier-free guidance needs.
-        step: Optimiser steps of its training; None where the file does not say.
         path: The file that it came from.
-        data: Arguments of the ``ImageData`` that it was trained on.
-        arguments: Those of its network, as plain data.
-        licence: Licence of the weights.
-        default_skips: Long skips that a single s or b acts on: ``all``, ``inner``, ``outer`` or
-            numbers with commas, 0 the outermost.
-        backbone: Which network, one of ``uvit_lit.weights.BACKBONES``.
     """
 
     denoiser: Denoiser
-    class_names: list[str]
-    can_guide: bool
-    step: int | None
     path: Path
-    data: dict[str, Any]
-    arguments: dict[str, Any]
-    licence: str | None = None
-    default_skips: str = "all"
-    backbone: str = "uvit"
 
     def __post_init__(self) -> None:
         """Keep the mixin from writing a configuration: the safetensors file has it inside."""
@@ -267,20 +251,7 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
         data = {name: self.data[name] for name in ("name", "autoencoder") if self.data.get(name)}
         if "autoencoder" in data and Path(data["autoencoder"]).exists():
             data["autoencoder"] = Path(data["autoencoder"]).name
-        schedule, prediction = self.denoiser.schedule.name, self.denoiser.prediction
-        return Weights(
-            tensors,
-            self.arguments,
-            schedule,
-            prediction,
-            self.class_names,
-            self.can_guide,
-            self.step,
-            data,
-            self.licence,
-            self.default_skips,
-            self.backbone,
-        )
+        return Weights(tensors=tensors, **{**self.card(), "data": data})
 
     def _repr_html_(self) -> str:
         """Sizes, classes and filters, for a notebook."""
@@ -428,7 +399,7 @@ def load_model(
     path = find_checkpoint(str(path))
     weights = read_weights(path)
     if path.name in (HUB_FILE, OFFICIAL_FILE):  # a directory, whose card can be edited
-        weights.skips = read_skips(path.with_name(CARD), weights.skips)
+        weights.default_skips = read_skips(path.with_name(CARD), weights.default_skips)
     complete(weights, path, num_heads, schedule)
     check_tensors(weights, path)
     if img_size is not None:
@@ -487,21 +458,9 @@ def build(weights: Weights, path: Path, device: torch.device | str = "cpu") -> M
     assert weights.prediction is not None
     denoiser = Denoiser(weights.build(), weights.schedule, weights.prediction)
     denoiser.backbone.load_state_dict(weights.tensors)
-    guide = weights.can_guide and weights.arguments["num_classes"] > 0
-    names = weights.class_names if weights.arguments["num_classes"] else []
-    denoiser = denoiser.eval().to(device)
-    model = Model(
-        denoiser,
-        names,
-        guide,
-        weights.step,
-        path,
-        weights.data,
-        weights.arguments,
-        weights.licence,
-        weights.skips,
-        weights.backbone,
-    )
+    model = Model(denoiser=denoiser.eval().to(device), path=path, **weights.card())
+    if weights.arguments["num_classes"] == 0:
+        model.class_names, model.can_guide = [], False
     try:
         model.choose_skips()
     except ValueError as error:

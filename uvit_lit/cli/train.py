@@ -32,6 +32,7 @@ from uvit_lit.errors import InputError, shorten
 from uvit_lit.families import FILTERS
 from uvit_lit.latents import check_latents
 from uvit_lit.model import find_checkpoint
+from uvit_lit.reading import load
 from uvit_lit.sampling import PRECISIONS
 from uvit_lit.skips import UNCHANGED, SkipSettings
 from uvit_lit.training.callbacks import (
@@ -45,7 +46,7 @@ from uvit_lit.training.callbacks import (
 )
 from uvit_lit.training.module import DiffusionModule
 from uvit_lit.training.saving import Checkpoints, check_checkpoint
-from uvit_lit.weights import BACKBONES, backbone_arguments, load
+from uvit_lit.weights import BACKBONES, backbone_arguments
 
 
 def passband_gain(filter: str, s: float | None) -> float:
