@@ -433,7 +433,8 @@ class SkipModulation(nn.Module):
         if self.override is not None:
             acting["override"] = Acting(self.override, self._learned_in_force(), grid)
         device = next((buffer.device for buffer in self._acting.buffers()), "cpu")
-        self._acting, self._built = nn.ModuleDict(acting).to(device), grid
+        self._acting = nn.ModuleDict(acting).to(device).train(self.training)
+        self._built = grid
 
 
 def _changed(trained: SkipSettings, changes: Mapping[str, Any]) -> SkipSettings:
