@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,18 @@ from uvit_lit.files import file_hash, png
 from uvit_lit.guidance import Guided
 from uvit_lit.latents import Autoencoder, check_latents, load_autoencoder
 from uvit_lit.model import Model, load_model
-from uvit_lit.options import ModelOptions, SamplingOptions, SkipOptions, split_options
+from uvit_lit.options import (
+    Cell,
+    ModelOptions,
+    SamplingOptions,
+    SkipOptions,
+    check_seeds,
+    split_options,
+)
 from uvit_lit.progress import progress
 from uvit_lit.sampling import (
     autocast,
     call_times_of,
-    check_seeds,
     check_steps,
     count_calls,
     find_solver,
@@ -136,6 +142,16 @@ def find_autoencoder(
     return None if name is None else load_autoencoder(name, device)
 
 
+def open_model(options: ModelOptions, device: torch.device | str = "cpu") -> Model:
+    """The model of some options.
+
+    Raises:
+        ValueError: As ``load_model``.
+    """
+    of_file = {name: getattr(options, name) for name in ("img_size", "num_heads", "schedule")}
+    return load_model(options.ckpt, device, **of_file)
+
+
 @dataclass
 class Generation:
     """A model with everything that decides its images but the settings of the long skips.
@@ -197,12 +213,7 @@ class Generation:
         """
         device = choose_device(model_options.device)
         devices = Devices(device, count_devices(device, model_options.devices))
-        model = load_model(
-            model_options.ckpt,
-            img_size=model_options.img_size,
-            num_heads=model_options.num_heads,
-            schedule=model_options.schedule,
-        )
+        model = open_model(model_options)
         autoencoder = find_autoencoder(model, model_options.vae)
         if drawn_labels:
             seeds = range(options.seed, options.seed + options.n)
@@ -281,6 +292,18 @@ class Generation:
             self._check_window("t_range", options.t_range, options.t_fade)
         with self.model.skips(options):
             yield
+
+    def over(self, cells: Sequence[Cell], skips: SkipOptions) -> dict[Cell, "Generation"]:
+        """This generation at each cell of a grid, every one validated before the work begins.
+
+        Raises:
+            ValueError: If a cell has a value that is not accepted.
+        """
+        each = {cell: replace(self, options=cell.apply(self.options)) for cell in cells}
+        for cell, generation in each.items():
+            with generation.skips(cell.apply(skips)):
+                pass
+        return each
 
     def _check_window(self, name: str, t_range: tuple[float, float], fade: float = 0.0) -> None:
         """Refuse a window in which the solver does not call the network."""

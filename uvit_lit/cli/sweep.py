@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = build_parser()
     grid, skips, sampling, options, files = parser.read(arguments)
 
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
 
     from torch.utils.tensorboard import SummaryWriter
 
@@ -121,22 +121,18 @@ def main(arguments: list[str] | None = None) -> None:
     skips, sampling = grid.fixed(skips), grid.fixed(sampling)
     with checked_input(parser.values.debug):
         generation = Generation.load(options, sampling)
-        model, cells = generation.model, grid.cells()
-        drawn = {cell: replace(generation, options=cell.apply(sampling)) for cell in cells}
-        for cell in cells:  # every one is validated before the work begins
-            with drawn[cell].skips(cell.apply(skips)):
-                pass
+        model, drawn = generation.model, generation.over(grid.cells(), skips)
         out = generation.directory(
             files.out, "sweep", [generation.identity(), asdict(skips), model.default_skips]
         )
         generation.launch()
         images = {}
-        with generation.bar(len(cells), desc="sweep") as bar:
-            for cell in cells:
+        with generation.bar(len(drawn), desc="sweep") as bar:
+            for cell, at_cell in drawn.items():
                 chosen = cell.apply(skips)
-                with drawn[cell].skips(chosen):
+                with at_cell.skips(chosen):
                     path = out / "cells" / f"{cell.stem()}.png"
-                    images[cell] = draw(drawn[cell], chosen, path, bar)
+                    images[cell] = draw(at_cell, chosen, path, bar)
         if not generation.devices.is_main:
             return
         values = {cell: measure_detail(pixels) for cell, pixels in images.items()}
@@ -152,7 +148,3 @@ def main(arguments: list[str] | None = None) -> None:
             writer.add_figure(f"sweep/{name}", figure)
         writer.close()
     print(out)
-
-
-if __name__ == "__main__":
-    main()
