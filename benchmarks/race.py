@@ -31,7 +31,7 @@ from uvit_lit.detail import Estimate, estimate
 from uvit_lit.evaluation.distances import Distances, Reference
 from uvit_lit.files import write
 from uvit_lit.plots import save_figure
-from uvit_lit.weights import load
+from uvit_lit.reading import load
 
 ROOT = Path(__file__).parent.parent
 TIMED = 20

@@ -19,15 +19,17 @@ from safetensors.torch import save_file
 
 from uvit_lit import Model, generate, load_model
 from uvit_lit import model as checkpoint
+from uvit_lit.classes import CIFAR10, class_names, find_class
 from uvit_lit.cli.export import main as export_main
 from uvit_lit.cli.sample import main as sample_main
 from uvit_lit.cli.sweep import main as sweep_main
 from uvit_lit.errors import Note
 from uvit_lit.model import complete, find_checkpoint
+from uvit_lit.reading import read_weights
 from uvit_lit.skips import SkipSettings
 from uvit_lit.training.module import DiffusionModule
 from uvit_lit.uvit import UViT
-from uvit_lit.weights import CIFAR10, class_names, find_class, read_weights, write_official
+from uvit_lit.weights import write_official
 
 LAYOUTS = {
     "as S/2": {"embed_dim": 512, "num_heads": 8},

@@ -38,7 +38,17 @@ def make_model(schedule="cosine", prediction="x0", **arguments) -> Model:
                 weight.normal_(std=0.2)
     names = ["a", "b", "c"][: arguments["num_classes"]]
     denoiser = Denoiser(backbone, schedule, prediction).eval()
-    return Model(denoiser, names, bool(names), 7, Path("small.ckpt"), {"name": "x"}, arguments)
+    return Model(
+        denoiser=denoiser,
+        path=Path("small.ckpt"),
+        arguments=arguments,
+        schedule=schedule,
+        prediction=prediction,
+        class_names=names,
+        can_guide=bool(names),
+        step=7,
+        data={"name": "x"},
+    )
 
 
 class Session:

@@ -16,6 +16,9 @@ from conftest import CHROMIUM, ROOT, needs_browser
 from PIL import Image
 
 from uvit_lit.cli import play, sample
+from uvit_lit.cli.options import command_line
+from uvit_lit.cli.play.page import Page
+from uvit_lit.cli.play.settings import python_code, read_parameters
 from uvit_lit.errors import InputError
 from uvit_lit.files import read_png, write_png
 from uvit_lit.generation import Generation, generate
@@ -107,7 +110,7 @@ def test_controls_refuse_what_they_cannot_show(playground, skips, sentence):
 def test_the_command_is_read_back_to_the_same_options(skips):
     model = ModelOptions(ckpt="my runs/last.ckpt")
     sampling = SamplingOptions(n=8, seed=3, classes=["cat", "ship"], cfg=[1.5, 2.123456789])
-    words = shlex.split(play.command_line("sample", model, skips, sampling))
+    words = shlex.split(command_line("sample", model, skips, sampling))
     assert words[:2] == ["uvit-lit", "sample"]
     read = sample.build_parser().read(words[2:])
     assert read[:3] == [skips, sampling, model]
@@ -118,7 +121,7 @@ def test_the_python_draws_the_same_images(trained):
     skips = SkipOptions(s=0.5, b=1.3)
     *_, drawn = playground.draw(skips, playground.base.options, lambda share: None)
     names = {}
-    exec(play.python_code(ModelOptions(ckpt=str(trained)), skips, playground.base.options), names)
+    exec(python_code(ModelOptions(ckpt=str(trained)), skips, playground.base.options), names)
     assert torch.equal(names["images"], drawn.chosen)
 
 
@@ -190,11 +193,11 @@ def test_a_picture_of_the_command_sample_restores_its_settings(trained, tmp_path
     ]
     sample.main(arguments)
     (path,) = tmp_path.glob("*.png")
-    skips, sampling, _ = play.read_parameters(path)
+    skips, sampling, _ = read_parameters(path)
     assert skips == SkipOptions(s=[0.5, 0.25], filter="butterworth")
     assert sampling == SamplingOptions(n=2, seed=9, steps=2)
     playground = make_playground(trained)
-    page = play.Page(playground, ModelOptions(), SkipOptions())
+    page = Page(playground, ModelOptions(), SkipOptions())
     values, said = page.restore(str(path))
     assert playground.read(values) == (skips, sampling)
     assert "Settings restored." in said
@@ -228,7 +231,7 @@ def test_a_picture_without_good_settings_gets_one_sentence(
         Image.fromarray(pixels).save(path)
     else:
         write_png(path, pixels, parameters)
-    page = play.Page(playground, ModelOptions(), SkipOptions())
+    page = Page(playground, ModelOptions(), SkipOptions())
     values, said = page.restore(str(path))
     assert values is None
     assert sentence in said
@@ -239,7 +242,7 @@ def test_a_picture_says_what_the_page_does_not_restore(playground, tmp_path):
     path = tmp_path / "picture.png"
     parameters = {"s": 0.5, "cfg_rescale": 0.5, "checkpoint_sha256": "0"}
     write_png(path, np.zeros((4, 4, 3), np.uint8), parameters)
-    values, said = play.Page(playground, ModelOptions(), SkipOptions()).restore(str(path))
+    values, said = Page(playground, ModelOptions(), SkipOptions()).restore(str(path))
     assert values["s"] == 0.5
     assert "cfg_rescale" in said
     assert "another model" in said
@@ -283,13 +286,11 @@ def test_a_bar_is_silent_where_there_is_no_terminal(capsys):
 @pytest.fixture
 def served(trained):
     pytest.importorskip("gradio")
-    blocks = play.build_page(
-        ModelOptions(ckpt=str(trained), device="cpu"),
-        SkipOptions(),
-        SamplingOptions(n=4, steps=6),
-        play.PageOptions(),
-    )
-    address = play.launch(blocks, play.PageOptions(), wait=False)
+    from uvit_lit.cli.play.layout import build, launch
+
+    model, sampling = ModelOptions(ckpt=str(trained), device="cpu"), SamplingOptions(n=4, steps=6)
+    blocks = build(play.open_page(model, SkipOptions(), sampling, play.PageOptions()))
+    address = launch(blocks, "127.0.0.1", None, wait=False)
     yield address
     blocks.close()
 
@@ -393,6 +394,8 @@ def test_the_last_of_many_moves_is_drawn(page):
 def test_closing_the_tab_stops_the_work(trained):
     """Its bar does not move any more after the tab has gone, long before the end."""
     pytest.importorskip("gradio")
+    from uvit_lit.cli.play.layout import build, launch
+
     sync_api = pytest.importorskip("playwright.sync_api")
     playground = make_playground(trained, steps=100)
     moved, run = [], playground.draw
@@ -406,8 +409,8 @@ def test_closing_the_tab_stops_the_work(trained):
         return run(skips, sampling, slowly)
 
     playground.draw = draw
-    blocks = play.Page(playground, ModelOptions(), SkipOptions()).build()
-    address = play.launch(blocks, play.PageOptions(), wait=False)
+    blocks = build(Page(playground, ModelOptions(), SkipOptions()))
+    address = launch(blocks, "127.0.0.1", None, wait=False)
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         tab = browser.new_page()

@@ -1,5 +1,6 @@
 """The command that a user types most."""
 
+import copy
 import json
 import math
 import resource
@@ -60,8 +61,26 @@ def test_s_b_and_the_window_change_the_picture(sample):
     plain = pixels(sample("--n", "2"))
     neutral = pixels(sample("--n", "2", "--s", "1", "--b", "1"))
     assert np.array_equal(plain, neutral)
-    for change in (["--s", "0"], ["--b", "1.6"], ["--s", "1,0"], ["--s", "0", "--t_range", "0,1"]):
+    for change in (["--s", "0"], ["--b", "1.6"], ["--s", "1,0"]):
         assert not np.array_equal(plain, pixels(sample("--n", "2", *change)))
+
+
+def test_a_window_acts_at_its_steps_alone(trained):
+    """Each call of the network inside it is as with the settings, each outside as trained."""
+    model, seen = load_model(trained), []
+
+    def solver(denoise, noise, schedule, steps, generators):
+        times = torch.linspace(1.0, 0.1, 10)
+        seen.append([denoise(noise, t) for t in times])
+        return noise
+
+    for settings in ({}, {"s": 0.0}, {"s": 0.0, "t_range": (0.25, 0.65)}):
+        generate(model, 2, solver=solver, progress=False, **settings)
+    plain, changed, windowed = seen
+    inside = [False] * 4 + [True] * 4 + [False] * 2  # 0.6, 0.5, 0.4, 0.3
+    for acts, as_trained, as_set, found in zip(inside, plain, changed, windowed, strict=True):
+        assert not torch.equal(as_trained, as_set)
+        assert torch.equal(found, as_set if acts else as_trained)
 
 
 def test_skips_choose_where_a_value_acts_and_a_list_is_for_all(sample, trained):
@@ -358,6 +377,35 @@ def test_settings_act_in_their_block_alone(trained):
     with pytest.raises(ZeroDivisionError), model.skips(s=0.5):
         1 / 0  # noqa: B018
     assert in_force() == trained_settings
+
+
+def test_generate_leaves_no_trace(trained):
+    """Neither in the settings nor in the weights, the training flag or the random numbers."""
+    model = load_model(trained)
+
+    def state():
+        long_skips = model.denoiser.backbone.long_skips
+        return (
+            [(s.settings, s.window, s.override) for s in long_skips],
+            [module.training for module in model.denoiser.modules()],
+            [p.requires_grad for p in model.denoiser.parameters()],
+            model.card(),
+        )
+
+    before = copy.deepcopy(state())
+    tensors = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
+    random, plain = torch.get_rng_state(), generate(model, 2, steps=3, progress=False)
+    options = {"s": 0.2, "b": 1.3, "filter": "butterworth", "t_range": (0.3, 1.0), "cfg": 2.0}
+    changed = generate(model, 2, steps=3, progress=False, **options)
+    with pytest.raises(ValueError, match="accepted"):
+        generate(model, 2, progress=False, s=0.2, cutoff=-1)
+    assert state() == before
+    assert torch.equal(torch.get_rng_state(), random)
+    after = model.denoiser.state_dict()
+    assert after.keys() == tensors.keys()
+    assert all(torch.equal(value, tensors[name]) for name, value in after.items())
+    assert not torch.equal(changed, plain)
+    assert torch.equal(generate(model, 2, steps=3, progress=False), plain)
 
 
 def euler(denoise, noise, schedule, steps, generators):

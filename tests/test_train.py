@@ -17,10 +17,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT, error_line, make_folder, train_arguments
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from torch.utils.data import DataLoader
 
 from uvit_lit.cli import train
 from uvit_lit.errors import Note
@@ -677,6 +678,68 @@ def test_only_the_filters_move(folder):
     path = run(folder, 4, "one", **options, **{"checkpoints.keep_every_n_steps": 2})
     names = moved(path.with_name("step=2.ckpt"), path)
     assert names == {f"long_skips.{i}.learned.{n}.raw" for i in (0, 1) for n in ("s", "cutoff")}
+
+
+def test_training_recovers_a_filter_of_a_uvit():
+    """By U-ViT, optimiser and moving average: a student of the same weights finds s and cutoff.
+
+    It starts at the default settings, and its loss compares it with the network that has the filter
+    to find.
+    """
+    sizes = {"img_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 2}
+
+    def module(s, cutoff):
+        torch.manual_seed(0)
+        skip = SkipSettings("butterworth", s=s, cutoff=cutoff)
+        module = DiffusionModule(
+            skip=skip,
+            train="filters",
+            lr=0.01,
+            betas=(0.9, 0.99),
+            warmup_steps=0,
+            cooldown=0.8,
+            **sizes,
+        )
+        with torch.no_grad():
+            for weight in module.denoiser.backbone.parameters():
+                if weight.ndim > 1:
+                    weight.normal_(std=0.1)
+        return module
+
+    teacher, student = module(0.35, 0.8), module(0.9, 0.3)
+
+    def loss(x0, eps, t, y):
+        x_t = student.denoiser.add_noise(x0, eps, t)
+        with torch.no_grad():
+            wanted = teacher.denoiser.predict(x_t, t, y)
+        return (student.denoiser.predict(x_t, t, y) - wanted).square().flatten(1).mean(1)
+
+    student.denoiser.loss = loss
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        {
+            "image": torch.randn(8, 3, 16, 16, generator=generator),
+            "label": torch.tensor([0, 1] * 4),
+            "seed": seed,
+        }
+        for seed in range(150)
+    ]
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=150,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[MovingAverage(0.9)],
+    )
+    trainer.fit(
+        student, DataLoader(batches, batch_size=None)
+    )  # at its end the model has the averaged weights
+    (long_skip,) = student.denoiser.backbone.long_skips
+    assert long_skip.settings.s == pytest.approx(0.35, rel=0.01)
+    assert long_skip.settings.cutoff == pytest.approx(0.8, rel=0.01)
 
 
 def test_tensorboard_shows_what_the_filters_learn(folder, capsys):

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from uvit_lit.errors import InputError
-from uvit_lit.skips import NAMED_SKIPS, SkipModulation, Window, choose_skips, override_skips
+from uvit_lit.skips import (
+    NAMED_SKIPS,
+    SkipModulation,
+    Window,
+    choose_skips,
+    override_skips,
+    per_skip,
+)
 
 MAX_TIMESTEP = 1000
 """Timestep of pure noise: networks are called with timesteps, windows are in timestep / 1000."""
@@ -52,11 +59,10 @@ class Attached(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = [join.name for join in joins]
-        columns = {name: _per_join(name, value, joins) for name, value in settings.items()}
-        modulations = []
-        for i, join in enumerate(joins):
-            chosen = {name: values[i] for name, values in columns.items()}
-            modulations.append(SkipModulation(join.grid, join.prefix, learn, **chosen))
+        modulations = [
+            SkipModulation(join.grid, join.prefix, learn, **chosen)
+            for join, chosen in zip(joins, per_skip(settings, range(len(joins))), strict=True)
+        ]
         self.modulations: Any = nn.ModuleList(modulations)
         self._t: Any = None
         self._hooks = [
@@ -89,7 +95,7 @@ class Attached(nn.Module):
         Raises:
             ValueError: If a value is outside its range or a list has the wrong length.
         """
-        override_skips(list(self.modulations), window=_window(t_range, t_fade), **settings)
+        override_skips(list(self.modulations), window=Window.of(t_range, t_fade), **settings)
 
     def remove(self) -> None:
         """Take the modulations off: the network is what it was. A second call does nothing."""
@@ -203,7 +209,7 @@ def modulate(
             "U-Net of diffusers, or at={layer: number of its backbone channels}"
         )
     chosen = [joins[number] for number in _choose(skips, [join.name for join in joins])]
-    window = _window(t_range, t_fade)
+    window = Window.of(t_range, t_fade)
     if learn and window is not None:
         raise InputError("t_range is given; accepted where nothing is learned")
     if learn and any(join.grid is None for join in chosen):
@@ -283,22 +289,6 @@ def _choose(skips: str | Sequence[int | str], names: list[str]) -> list[int]:
             )
         numbers += inside or [int(item)]
     return choose_skips(numbers, len(names))
-
-
-def _per_join(name: str, value: Any, joins: Sequence[Join]) -> list[Any]:
-    """One value per join."""
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        return [value] * len(joins)
-    if len(value) != len(joins):
-        raise InputError(f"{name} has {len(value)} values; accepted: one, or {len(joins)}")
-    return list(value)
-
-
-def _window(t_range: tuple[float, float] | None, t_fade: float) -> Window | None:
-    """Window in t; None is always."""
-    if t_fade and t_range is None:
-        raise InputError(f"t_fade is {t_fade:g}; accepted: only with t_range")
-    return None if t_range is None else Window(*t_range, t_fade)
 
 
 def _channel_axis(features: Tensor) -> int:

@@ -274,12 +274,7 @@ class Denoiser(nn.Module):
         Raises:
             ValueError: If a value is outside its range or a list has the wrong length.
         """
-        if t_fade and t_range is None:
-            raise InputError(f"t_fade is {t_fade:g}; accepted: only with t_range")
-        window = None
-        if t_range is not None:
-            Window(*t_range, t_fade)  # validates the values as they were given
-            scale = self.schedule.time_scale / STEPS  # of t as the long skips see it
-            window = Window(t_range[0] * scale, t_range[1] * scale, t_fade * scale)
+        scale = self.schedule.time_scale / STEPS  # of t as the long skips see it
+        window = Window.of(t_range, t_fade, scale)
         with skip_settings(self.backbone.long_skips, window=window, **settings):
             yield

@@ -14,18 +14,25 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from uvit_lit.classes import find_class
 from uvit_lit.distributed import Devices, choose_device, count_devices
 from uvit_lit.errors import InputError
 from uvit_lit.files import file_hash, png
 from uvit_lit.guidance import Guided
 from uvit_lit.latents import Autoencoder, check_latents, load_autoencoder
 from uvit_lit.model import Model, load_model
-from uvit_lit.options import ModelOptions, SamplingOptions, SkipOptions, split_options
+from uvit_lit.options import (
+    Cell,
+    ModelOptions,
+    SamplingOptions,
+    SkipOptions,
+    check_seeds,
+    split_options,
+)
 from uvit_lit.progress import progress
 from uvit_lit.sampling import (
     autocast,
     call_times_of,
-    check_seeds,
     check_steps,
     count_calls,
     find_solver,
@@ -33,7 +40,6 @@ from uvit_lit.sampling import (
     to_uint8,
 )
 from uvit_lit.skips import Window
-from uvit_lit.weights import find_class
 
 LABELS = 1
 """Sets the random numbers of the labels apart from others of the same seed."""
@@ -136,6 +142,16 @@ def find_autoencoder(
     return None if name is None else load_autoencoder(name, device)
 
 
+def open_model(options: ModelOptions, device: torch.device | str = "cpu") -> Model:
+    """The model of some options.
+
+    Raises:
+        ValueError: As ``load_model``.
+    """
+    of_file = {name: getattr(options, name) for name in ("img_size", "num_heads", "schedule")}
+    return load_model(options.ckpt, device, **of_file)
+
+
 @dataclass
 class Generation:
     """A model with everything that decides its images but the settings of the long skips.
@@ -197,12 +213,7 @@ class Generation:
         """
         device = choose_device(model_options.device)
         devices = Devices(device, count_devices(device, model_options.devices))
-        model = load_model(
-            model_options.ckpt,
-            img_size=model_options.img_size,
-            num_heads=model_options.num_heads,
-            schedule=model_options.schedule,
-        )
+        model = open_model(model_options)
         autoencoder = find_autoencoder(model, model_options.vae)
         if drawn_labels:
             seeds = range(options.seed, options.seed + options.n)
@@ -245,8 +256,8 @@ class Generation:
         return {
             "checkpoint_sha256": file_hash(self.model.path),
             "arguments": self.model.arguments,
-            "schedule": self.model.denoiser.schedule.name,
-            "prediction": self.model.denoiser.prediction,
+            "schedule": self.model.schedule,
+            "prediction": self.model.prediction,
             "guide_sha256": None if self.guide is None else file_hash(self.guide.path),
             "autoencoder_sha256": None if autoencoder is None else autoencoder.fingerprint,
             "sampling": options,
@@ -288,6 +299,22 @@ class Generation:
             self._check_window("t_range", options.t_range, options.t_fade)
         with self.model.skips(options):
             yield
+
+    def over(
+        self, cells: Sequence[Cell], skips: SkipOptions
+    ) -> dict[Cell, tuple["Generation", SkipOptions]]:
+        """This generation and some settings at each cell of a grid, all validated.
+
+        Raises:
+            ValueError: If a cell has a value that is not accepted.
+        """
+        each = {}
+        for cell in cells:
+            own = replace(self, options=cell.apply(self.options))
+            each[cell] = own.resolve(cell.apply(skips), keep=dict(cell.values))
+            with each[cell][0].skips(each[cell][1]):
+                pass
+        return each
 
     def _check_window(self, name: str, t_range: tuple[float, float], fade: float = 0.0) -> None:
         """Refuse a window in which the solver does not call the network."""
@@ -374,8 +401,8 @@ def describe(model: Model, skips: SkipOptions) -> dict[str, Any]:
         "training_steps": model.step,
         "img_size": model.image_shape[-1],
         "num_heads": model.arguments.get("num_heads"),
-        "schedule": model.denoiser.schedule.name,
-        "prediction": model.denoiser.prediction,
+        "schedule": model.schedule,
+        "prediction": model.prediction,
         **asdict(skips),
         "acts_on": [number for number, skip in enumerate(long_skips) if skip.override],
         "long_skips": [vars(long_skip.settings) for long_skip in long_skips],

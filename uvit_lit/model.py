@@ -1,10 +1,9 @@
-"""The model card of a file of weights."""
+"""A trained model: from a path, from the package or from the Hub, and back."""
 
-import math
 import re
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,147 +11,32 @@ from typing import Any
 import torch
 from huggingface_hub import (
     ModelCard,
-    ModelCardData,
     ModelHubMixin,
     get_hf_file_metadata,
     hf_hub_download,
     hf_hub_url,
-    metadata_load,
     try_to_load_from_cache,
 )
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from uvit_lit.card import CARD, describe_weights, read_header
+from uvit_lit.classes import class_names
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError
 from uvit_lit.filters import MAX_FREQUENCY
-from uvit_lit.options import (
-    BEST,
-    RECOMMENDABLE,
-    SamplingOptions,
-    SkipOptions,
-    fill_in,
-    split_options,
-)
-from uvit_lit.skips import SkipModulation, SkipSettings, choose_skips
+from uvit_lit.options import BEST, SamplingOptions, SkipOptions, fill_in, split_options
+from uvit_lit.reading import read_weights
+from uvit_lit.skips import SkipModulation, choose_skips
 from uvit_lit.svg import Curve, line_chart, shades
 from uvit_lit.weights import (
+    Card,
     Weights,
     check_tensors,
-    class_names,
     published_schedule,
-    read_weights,
     resize_positions,
     write_safetensors,
 )
-
-CARD = "README.md"
-"""Name of the model card beside the weights in a directory, as on the Hub."""
-
-
-SHOWN_APART = ("in_chans", "img_size", "num_classes", "skip")
-"""Arguments of a network that have a row of their own in the model card."""
-
-
-def read_header(card: Path) -> dict[str, Any]:
-    """What the header of a model card says about sampling: ``skips`` and ``recommended``, if given.
-
-    Raises:
-        ValueError: If the header is not YAML, or says something else than options.
-    """
-    if not card.is_file():
-        return {}
-    try:
-        header = metadata_load(card) or {}
-    except Exception:  # of the parser, or no text
-        raise InputError(f"the header of the model card {card} is not YAML") from None
-    said: dict[str, Any] = {}
-    if (skips := header.get("skips")) is not None:
-        if not isinstance(skips, str | int):
-            raise InputError(
-                f"skips of the model card {card} is a {type(skips).__name__}; accepted: "
-                "all, inner, outer or numbers with commas"
-            )
-        said["skips"] = str(skips)
-    if (recommended := header.get("recommended")) is not None:
-        if not isinstance(recommended, dict) or not recommended.keys() <= RECOMMENDABLE:
-            raise InputError(
-                f"recommended of the model card {card} is {recommended!r}; accepted: values by "
-                f"name, of {', '.join(sorted(RECOMMENDABLE))}"
-            )
-        said["recommended"] = recommended
-    return said
-
-
-def describe_weights(
-    weights: Weights,
-    skips: list[SkipSettings],
-    results: str = "",
-    recommended: dict[str, Any] | None = None,
-) -> str:
-    """Model card as Markdown, from what the file says and nothing else.
-
-    Args:
-        weights: A network and what is known about it.
-        skips: What acts on its long skips, outermost first, learned numbers as they are.
-        results: Measured figures, as Markdown with their sample size, seeds and data.
-        recommended: Options of the preset ``best``.
-    """
-    arguments = weights.arguments
-    count = sum(math.prod(tensor.shape) for tensor in weights.tensors.values())
-    size = arguments["img_size"]
-    names = {"uvit": "U-ViT", "unet": "U-Net"}
-    shape = {name: value for name, value in arguments.items() if name not in SHOWN_APART}
-    header = ModelCardData(
-        library_name="uvit_lit",
-        license=weights.licence,
-        tags=[names[weights.backbone].lower(), "diffusion"],
-        pipeline_tag="unconditional-image-generation",
-        skips=weights.skips,
-        recommended=recommended or None,
-    )
-    rows = {
-        "Parameters": f"{count:,}",
-        "Input": f"{arguments['in_chans']} x {size} x {size}",
-        "Network": ", ".join(f"{name} {value}" for name, value in shape.items()),
-        "Classes": ", ".join(weights.class_names[:20]) or "none",
-        "Data": weights.data.get("name", "unknown"),
-        "Training steps": "unknown" if weights.step is None else str(weights.step),
-        "Schedule, prediction": f"{weights.schedule}, {weights.prediction}",
-        "Autoencoder": weights.data.get("autoencoder", "none: it makes pixels"),
-        "Long skips, outermost first": "; ".join(
-            f"{skip.filter}, s {skip.s:.3g}, cutoff {skip.cutoff:.3g}, b {skip.b:.3g}"
-            if skip.filter != "none"
-            else f"no filter, b {skip.b:.3g}"
-            for skip in skips
-        ),
-        "Long skips that a single s or b acts on": weights.skips,
-        "Licence": weights.licence or "not stated",
-    }
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    return f"""---
-{header.to_yaml()}
----
-
-# {names[weights.backbone]} with frequency filters on its long skips
-
-| | |
-|---|---|
-{table}
-
-## Use
-
-```python
-from uvit_lit import Model, generate
-
-model = Model.from_pretrained("user/name")
-images = generate(model, 16, s=0.9, b=1.05)  # without s and b: as trained
-```
-
-## Results
-
-{results or "None were given."}
-"""
 
 
 def gain_chart(long_skips: Sequence[SkipModulation]) -> str:
@@ -183,9 +67,9 @@ PRETRAINED_FILE = Path(__file__).parent / "weights" / "cifar10_uvit_tiny" / HUB_
 """The weights of that model; its card lies beside them."""
 
 
-@dataclass
-class Model(ModelHubMixin, library_name="uvit_lit"):
-    """A trained denoiser and what is known about it.
+@dataclass(kw_only=True)
+class Model(Card, ModelHubMixin, library_name="uvit_lit"):
+    """A trained denoiser and what is known about it, the attributes of ``Card``.
 
     ``Model.from_pretrained("user/name")`` takes it from the Hugging Face Hub or a directory,
     ``save_pretrained`` and ``push_to_hub`` write it there as safetensors with a model card; with
@@ -193,30 +77,11 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
 
     Attributes:
         denoiser: In evaluation mode, with the averaged weights.
-        class_names: Names of the labels; empty for an unconditional model.
-        can_guide: Whether it knows the null class, as classifier-free guidance needs.
-        step: Optimiser steps of its training; None where the file does not say.
         path: The file that it came from.
-        data: Arguments of the ``ImageData`` that it was trained on.
-        arguments: Those of its network, as plain data.
-        licence: Licence of the weights.
-        default_skips: Long skips that a single s or b acts on: ``all``, ``inner``, ``outer`` or
-            numbers with commas, 0 the outermost.
-        backbone: Which network, one of ``uvit_lit.weights.BACKBONES``.
-        recommended: Options of the preset ``best``, by name, as the model card has them.
     """
 
     denoiser: Denoiser
-    class_names: list[str]
-    can_guide: bool
-    step: int | None
     path: Path
-    data: dict[str, Any]
-    arguments: dict[str, Any]
-    licence: str | None = None
-    default_skips: str = "all"
-    backbone: str = "uvit"
-    recommended: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Keep the mixin from writing a configuration: the safetensors file has it inside."""
@@ -317,20 +182,7 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
         data = {name: self.data[name] for name in ("name", "autoencoder") if self.data.get(name)}
         if "autoencoder" in data and Path(data["autoencoder"]).exists():
             data["autoencoder"] = Path(data["autoencoder"]).name
-        schedule, prediction = self.denoiser.schedule.name, self.denoiser.prediction
-        return Weights(
-            tensors,
-            self.arguments,
-            schedule,
-            prediction,
-            self.class_names,
-            self.can_guide,
-            self.step,
-            data,
-            self.licence,
-            self.default_skips,
-            self.backbone,
-        )
+        return Weights(tensors=tensors, **{**self.card(), "data": data})
 
     def _repr_html_(self) -> str:
         """Sizes, classes and filters, for a notebook."""
@@ -371,7 +223,7 @@ class Model(ModelHubMixin, library_name="uvit_lit"):
     def generate_model_card(self, results: str = "", **_: Any) -> ModelCard:
         """Model card: what the weights are, how to use them, and results as Markdown."""
         skips = [long_skip.settings for long_skip in self.denoiser.backbone.long_skips]
-        return ModelCard(describe_weights(self.weights, skips, results, self.recommended))
+        return ModelCard(describe_weights(self.weights, skips, results))
 
 
 @contextmanager
@@ -477,17 +329,13 @@ def load_model(
     """
     path = find_checkpoint(str(path))
     weights = read_weights(path)
-    header: dict[str, Any] = {}
     if path.name in (HUB_FILE, OFFICIAL_FILE):  # a directory, whose card can be edited
-        header = read_header(path.with_name(CARD))
-        weights.skips = header.get("skips", weights.skips)
+        read_header(path.with_name(CARD), weights)
     complete(weights, path, num_heads, schedule)
     check_tensors(weights, path)
     if img_size is not None:
         resize_positions(weights, img_size)
-    model = build(weights, path, device)
-    model.recommended = header.get("recommended", {})
-    return model
+    return build(weights, path, device)
 
 
 def complete(
@@ -541,21 +389,9 @@ def build(weights: Weights, path: Path, device: torch.device | str = "cpu") -> M
     assert weights.prediction is not None
     denoiser = Denoiser(weights.build(), weights.schedule, weights.prediction)
     denoiser.backbone.load_state_dict(weights.tensors)
-    guide = weights.can_guide and weights.arguments["num_classes"] > 0
-    names = weights.class_names if weights.arguments["num_classes"] else []
-    denoiser = denoiser.eval().to(device)
-    model = Model(
-        denoiser,
-        names,
-        guide,
-        weights.step,
-        path,
-        weights.data,
-        weights.arguments,
-        weights.licence,
-        weights.skips,
-        weights.backbone,
-    )
+    model = Model(denoiser=denoiser.eval().to(device), path=path, **weights.card())
+    if weights.arguments["num_classes"] == 0:
+        model.class_names, model.can_guide = [], False
     try:
         model.choose_skips()
     except ValueError as error:

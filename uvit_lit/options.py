@@ -3,7 +3,7 @@
 Nothing here imports torch, so a command answers ``--help`` at once.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
@@ -130,6 +130,13 @@ class SkipOptions:
         return {**named, **given}
 
 
+def check_seeds(seeds: Iterable[int]) -> None:
+    """Raise a ``ValueError`` unless every seed is at least 0 and below ``SEEDS``."""
+    for seed in seeds:
+        if not 0 <= seed < SEEDS:
+            raise InputError(f"seed is {seed}; accepted: 0 to below 2^32, for every image")
+
+
 @dataclass(frozen=True)
 class SamplingOptions:
     """Images.
@@ -172,9 +179,7 @@ class SamplingOptions:
             raise InputError(f"n is {self.n}; accepted: 1 to {MAX_IMAGES:,}")
         if self.batch_size < 1:
             raise InputError(f"batch_size is {self.batch_size}; accepted: at least 1")
-        for seed in (self.seed, self.seed + self.n - 1):
-            if not 0 <= seed < SEEDS:
-                raise InputError(f"seed is {seed}; accepted: 0 to below 2^32, for every image")
+        check_seeds((self.seed, self.seed + self.n - 1))
 
 
 @dataclass(frozen=True)
@@ -218,15 +223,16 @@ def split_options(given: dict[str, Any], *groups: type) -> list[Any]:
     ]
 
 
-RECOMMENDABLE = {f.name for f in fields(SkipOptions)} - {"preset"} | {
-    "cfg",
-    "cfg_cutoff",
-    "cfg_range",
-    "cfg_rescale",
-    "solver",
-    "steps",
-}
+RECOMMENDABLE = (
+    *(f.name for f in fields(SkipOptions) if f.name != "preset"),
+    *("cfg", "cfg_cutoff", "cfg_range", "cfg_rescale", "solver", "steps"),
+)
 """Options that a model card may recommend."""
+
+
+def is_recommendable(options: Any) -> bool:
+    """Whether this is a dictionary of options that a model card may recommend."""
+    return isinstance(options, dict) and all(name in RECOMMENDABLE for name in options)
 
 
 def fill_in(options: Options, others: Options, keep: Container[str] = ()) -> Options:

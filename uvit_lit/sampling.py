@@ -1,7 +1,7 @@
 """Noise to images: one seed per image, the solvers of diffusers, a progress bar."""
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from uvit_lit.diffusion import STEPS, Denoiser, Schedule
 from uvit_lit.errors import InputError
 from uvit_lit.guidance import Guided
-from uvit_lit.options import SEEDS
+from uvit_lit.options import check_seeds
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """The clean images of noisy images (batch, channels, height, width) at a time, a scalar tensor."""
@@ -89,13 +89,6 @@ def check_steps(steps: int) -> None:
     """Raise a ``ValueError`` unless the number of steps is in 1 to 1000."""
     if not 1 <= steps <= STEPS:
         raise InputError(f"steps is {steps}; accepted: 1 to {STEPS}")
-
-
-def check_seeds(seeds: Sequence[int]) -> None:
-    """Raise a ``ValueError`` unless every seed is at least 0 and below ``SEEDS``."""
-    wrong = next((seed for seed in seeds if not 0 <= seed < SEEDS), None)
-    if wrong is not None:
-        raise InputError(f"seed is {wrong}; accepted: 0 to below 2^32, for every image")
 
 
 def make_scheduler(name: str, schedule: Schedule, steps: int) -> Any:

@@ -268,6 +268,24 @@ class Window:
         if not 0 <= self.fade <= 1:
             raise InputError(f"t_fade is {self.fade:g}; accepted: 0 to 1")
 
+    @classmethod
+    def of(
+        cls, t_range: tuple[float, float] | None, t_fade: float, scale: float = 1.0
+    ) -> "Window | None":
+        """The window of two options; None, which is always, without a range.
+
+        Args:
+            t_range: First and last time.
+            t_fade: As ``fade``; only with a range.
+            scale: Factor of all times, once they are validated.
+        """
+        if t_fade and t_range is None:
+            raise InputError(f"t_fade is {t_fade:g}; accepted: only with t_range")
+        if t_range is None:
+            return None
+        given = cls(*t_range, t_fade)
+        return cls(given.first * scale, given.last * scale, given.fade * scale)
+
     def strength(self, t: Tensor) -> Tensor:
         """How much the override acts at times t, (batch,): in [0, 1], of the same shape."""
         rounding = 1e-6  # of float32 times: both ends belong to the window
@@ -433,7 +451,8 @@ class SkipModulation(nn.Module):
         if self.override is not None:
             acting["override"] = Acting(self.override, self._learned_in_force(), grid)
         device = next((buffer.device for buffer in self._acting.buffers()), "cpu")
-        self._acting, self._built = nn.ModuleDict(acting).to(device), grid
+        self._acting = nn.ModuleDict(acting).to(device).train(self.training)
+        self._built = grid
 
 
 def _changed(trained: SkipSettings, changes: Mapping[str, Any]) -> SkipSettings:
@@ -490,11 +509,7 @@ def override_skips(
     if unfiltered and is_filter and given.keys() - {"b", "b_channels", "b_map"}:
         raise InputError("a filter without s changes nothing on this model: give s as well")
     chosen = choose_skips(skips, len(long_skips))
-    columns = {name: _per_skip(name, value, chosen) for name, value in given.items()}
-    changes = {
-        number: {name: column[i] for name, column in columns.items()}
-        for i, number in enumerate(chosen)
-    }
+    changes = dict(zip(chosen, per_skip(given, chosen), strict=True))
     for number, of_skip in changes.items():  # all are validated before one is set
         _changed(long_skips[number].trained, of_skip)
     for number, long_skip in enumerate(long_skips):
@@ -548,14 +563,21 @@ def choose_skips(skips: str | Sequence[int], count: int) -> list[int]:
     return [numbers[item] for item in items]
 
 
-def _per_skip(name: str, value: object, chosen: list[int]) -> list:
-    """One value per chosen long skip, from a single value or a list of as many."""
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        return [value] * len(chosen)
-    if len(value) not in (1, len(chosen)):
-        accepted = " or ".join(str(count) for count in sorted({1, len(chosen)}))
-        raise InputError(
-            f"{name} has {len(value)} values; accepted: {accepted}, for the long skips "
-            f"{','.join(map(str, chosen))} (0 is the outermost)"
-        )
-    return list(value) * (len(chosen) // len(value))
+def per_skip(settings: Mapping[str, Any], skips: Sequence[int]) -> list[dict[str, Any]]:
+    """Settings of each long skip, from single values or lists of as many.
+
+    Raises:
+        ValueError: If a list has another length.
+    """
+    each: list[dict[str, Any]] = [{} for _ in skips]
+    for name, value in settings.items():
+        values = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
+        if len(values) not in (1, len(skips)):
+            accepted = " or ".join(str(count) for count in sorted({1, len(skips)}))
+            raise InputError(
+                f"{name} has {len(values)} values; accepted: {accepted}, for the long skips "
+                f"{','.join(map(str, skips))} (0 is the outermost)"
+            )
+        for k, own in enumerate(each):
+            own[name] = values[k % len(values)]
+    return each

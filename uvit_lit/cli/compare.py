@@ -322,7 +322,3 @@ def main(arguments: list[str] | None = None) -> None:
         for row in (head, ["---"] * len(head), *rows):
             print("| " + " | ".join(row) + " |")
         print()
-
-
-if __name__ == "__main__":
-    main()

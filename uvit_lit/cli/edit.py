@@ -102,9 +102,8 @@ def main(arguments: list[str] | None = None) -> None:
     import torch
 
     from uvit_lit.distributed import choose_device
-    from uvit_lit.generation import choose_labels, describe, find_autoencoder
+    from uvit_lit.generation import choose_labels, describe, find_autoencoder, open_model
     from uvit_lit.latents import check_latents
-    from uvit_lit.model import load_model
     from uvit_lit.progress import progress
     from uvit_lit.sampling import check_steps, invert, regenerate, to_uint8
 
@@ -113,13 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not 0 < edit.t_min < 1:
             raise InputError(f"t_min is {edit.t_min}; accepted: between 0 and 1")
         device = choose_device(options.device)
-        model = load_model(
-            options.ckpt,
-            device,
-            img_size=options.img_size,
-            num_heads=options.num_heads,
-            schedule=options.schedule,
-        )
+        model = open_model(options, device)
         vae = find_autoencoder(model, options.vae, device)
         check_latents(vae, model.image_shape[0])
         factor = 1 if vae is None else vae.factor
@@ -171,7 +164,3 @@ def main(arguments: list[str] | None = None) -> None:
     for name, value in errors.items():
         print(f"{name}: {value:.2f}")
     print(picture)
-
-
-if __name__ == "__main__":
-    main()

@@ -14,7 +14,7 @@ a few numbers per image. An interrupted evaluation goes on where it was.
 """
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from uvit_lit.cli.options import Parser, checked_input
@@ -74,13 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     skips, sampling = grid.fixed(skips), grid.fixed(sampling)
     with checked_input(parser.values.debug):
         generation = Generation.load(options, sampling, drawn_labels=True)
-        model, cells = generation.model, grid.cells()
-        drawn = {}
-        for cell in cells:  # every one is validated before the work begins
-            own = replace(generation, options=cell.apply(sampling))
-            drawn[cell] = own.resolve(cell.apply(skips), keep=dict(cell.values))
-            with drawn[cell][0].skips(drawn[cell][1]):
-                pass
+        model, drawn = generation.model, generation.over(grid.cells(), skips)
         generation.launch()
         evaluation = Evaluation(generation, reference)
         identity = {
@@ -96,16 +90,15 @@ def main(arguments: list[str] | None = None) -> None:
 
         samples: dict[Any, dict[str, Any]] = {}  # numbers of images, by their seeds
         results = []
-        with generation.bar(len(cells), desc="evaluate") as bar:
-            for cell in cells:
-                own, chosen = drawn[cell]
-                with own.skips(chosen):
+        with generation.bar(len(drawn), desc="evaluate") as bar:
+            for cell, (at_cell, chosen) in drawn.items():
+                with at_cell.skips(chosen):
                     state = out / f"{cell.stem()}.state"
-                    values, samples[cell] = evaluation.measure(own, state, bar)
+                    values, samples[cell] = evaluation.measure(at_cell, state, bar)
                 results.append({"cell": dict(cell.values), "values": values})
         if not generation.devices.is_main:
             return
-        for cell, result in zip(cells, results, strict=True):
+        for cell, result in zip(drawn, results, strict=True):
             unchanged = cell.unchanged(samples)
             if unchanged is not None and unchanged != cell:
                 for name, own in samples[cell].items():
@@ -115,14 +108,10 @@ def main(arguments: list[str] | None = None) -> None:
         real = evaluation.real
         report = {**identity, "real": real, "results": results}
         write(out / "results.json", json.dumps(report, indent=2, allow_nan=False).encode())
-        columns = {c.title(): r["values"] for c, r in zip(cells, results, strict=True)}
+        columns = {c.title(): r["values"] for c, r in zip(drawn, results, strict=True)}
         if real:
             columns[f"real images ({real['images']})"] = real["values"]
         text = markdown(columns)
         write(out / "results.md", text.encode())
         print(text)
         print(out / "results.json")
-
-
-if __name__ == "__main__":
-    main()

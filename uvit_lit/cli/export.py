@@ -119,7 +119,3 @@ def main(arguments: list[str] | None = None) -> None:
             write = write_official if out.suffix == ".pth" else write_safetensors
             write(model.weights, out)
             print(out)
-
-
-if __name__ == "__main__":
-    main()

@@ -32,11 +32,12 @@ def fail(message: object, status: int) -> NoReturn:
 
 
 @contextmanager
-def checked_input(debug: bool = False) -> Iterator[None]:
+def checked_input(debug: bool = False, batch_size: str = "batch size") -> Iterator[None]:
     """Turn a mistake into one line and status 2, a failed operation into one and status 1.
 
     Args:
         debug: Whether to print the traceback of a mistake first.
+        batch_size: What the user makes smaller where memory is lacking.
     """
     try:
         with warnings.catch_warnings():
@@ -57,7 +58,7 @@ def checked_input(debug: bool = False) -> Iterator[None]:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
             raise
-        fail("out of memory: choose a smaller batch size", 1)
+        fail(f"out of memory: choose a smaller {batch_size}", 1)
 
 
 def _note(show: Callable[..., None]) -> Callable[..., None]:

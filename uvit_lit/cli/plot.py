@@ -59,7 +59,3 @@ def main(arguments: list[str] | None = None) -> None:
             figure = plot_gains(list(load_model(options.ckpt).denoiser.backbone.long_skips))
         save_figure(figure, out)
     print(out)
-
-
-if __name__ == "__main__":
-    main()

@@ -112,7 +112,3 @@ def main(arguments: list[str] | None = None) -> None:
                 labels = np.array(generation.labels or [])
                 np.savez(file, images=images.permute(0, 2, 3, 1).numpy(), labels=labels)
         print(grid)
-
-
-if __name__ == "__main__":
-    main()

@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = build_parser()
     grid, skips, sampling, options, files = parser.read(arguments)
 
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
 
     from torch.utils.tensorboard import SummaryWriter
 
@@ -121,13 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
     skips, sampling = grid.fixed(skips), grid.fixed(sampling)
     with checked_input(parser.values.debug):
         generation = Generation.load(options, sampling)
-        model, cells = generation.model, grid.cells()
-        drawn = {}
-        for cell in cells:  # every one is validated before the work begins
-            own = replace(generation, options=cell.apply(sampling))
-            drawn[cell] = own.resolve(cell.apply(skips), keep=dict(cell.values))
-            with drawn[cell][0].skips(drawn[cell][1]):
-                pass
+        model, drawn = generation.model, generation.over(grid.cells(), skips)
         out = generation.directory(
             files.out,
             "sweep",
@@ -135,12 +129,11 @@ def main(arguments: list[str] | None = None) -> None:
         )
         generation.launch()
         images = {}
-        with generation.bar(len(cells), desc="sweep") as bar:
-            for cell in cells:
-                own, chosen = drawn[cell]
-                with own.skips(chosen):
+        with generation.bar(len(drawn), desc="sweep") as bar:
+            for cell, (at_cell, chosen) in drawn.items():
+                with at_cell.skips(chosen):
                     path = out / "cells" / f"{cell.stem()}.png"
-                    images[cell] = draw(own, chosen, path, bar)
+                    images[cell] = draw(at_cell, chosen, path, bar)
         if not generation.devices.is_main:
             return
         values = {cell: measure_detail(pixels) for cell, pixels in images.items()}
@@ -156,7 +149,3 @@ def main(arguments: list[str] | None = None) -> None:
             writer.add_figure(f"sweep/{name}", figure)
         writer.close()
     print(out)
-
-
-if __name__ == "__main__":
-    main()

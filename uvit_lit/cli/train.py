@@ -32,6 +32,7 @@ from uvit_lit.errors import InputError, shorten
 from uvit_lit.families import FILTERS
 from uvit_lit.latents import check_latents
 from uvit_lit.model import find_checkpoint
+from uvit_lit.reading import load
 from uvit_lit.sampling import PRECISIONS
 from uvit_lit.skips import UNCHANGED, SkipSettings
 from uvit_lit.training.callbacks import (
@@ -45,7 +46,7 @@ from uvit_lit.training.callbacks import (
 )
 from uvit_lit.training.module import DiffusionModule
 from uvit_lit.training.saving import Checkpoints, check_checkpoint
-from uvit_lit.weights import BACKBONES, backbone_arguments, load
+from uvit_lit.weights import BACKBONES, backbone_arguments
 
 
 def passband_gain(filter: str, s: float | None) -> float:
@@ -415,63 +416,65 @@ def main(args: list[str] | None = None) -> None:
     """
     if args is not None:
         sys.argv[1:] = args
-    try:
-        _train()
-    except KeyboardInterrupt:
-        fail("interrupted", 130)
-
-
-def _train() -> None:
-    """Train as ``sys.argv`` says."""
     typed = list(sys.argv)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated")
     keep_memory()
-    with checked_input():
-        backbone = choose_config(tuple(BACKBONES))
-        try:
-            cli = TrainCLI(
-                backbone,
-                run=False,
-                seed_everything_default=0,
-                auto_configure_optimizers=False,
-                parser_kwargs={
-                    "exit_on_error": False,
-                    "description": __doc__,
-                    "allow_abbrev": False,
-                    "parser_mode": STRICT,
-                },
-                save_config_callback=SaveConfig,
-                save_config_kwargs={"overwrite": True},
-                trainer_defaults={
-                    "plugins": [{"class_path": "uvit_lit.training.saving.AtomicCheckpointIO"}],
-                    "callbacks": [LossByTime(), LearningRateMonitor()],
-                },
-            )
-        except (ArgumentError, MisconfigurationException) as error:
-            fail(explain(str(error)), 2)
-        # First of all callbacks: what the others do at the end of a step is not training time.
-        cli.trainer.callbacks.insert(0, ImagesPerSecond())  # type: ignore[attr-defined]
+    with checked_input(batch_size="--data.batch_size"):
+        cli = read_command_line()
         step = check_run(cli)
-    if step is not None:
-        note = f"already at step {step}; trainer.max_steps is {cli.trainer.max_steps}"
-        print(f"note: {cli.config.ckpt_path} is {note}", file=sys.stderr)
-        print(Path(cli.config.ckpt_path).parents[1])
-        return
+        if step is None:
+            fit(cli, typed)
+            print(cli.trainer.log_dir)
+            return
+    note = f"already at step {step}; trainer.max_steps is {cli.trainer.max_steps}"
+    print(f"note: {cli.config.ckpt_path} is {note}", file=sys.stderr)
+    print(Path(cli.config.ckpt_path).parents[1])
+
+
+def read_command_line() -> TrainCLI:
+    """The parts of a run, from ``sys.argv``.
+
+    Raises:
+        ValueError: If an option is not accepted.
+    """
+    backbone = choose_config(tuple(BACKBONES))
+    try:
+        cli = TrainCLI(
+            backbone,
+            run=False,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_kwargs={
+                "exit_on_error": False,
+                "description": __doc__,
+                "allow_abbrev": False,
+                "parser_mode": STRICT,
+            },
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={
+                "plugins": [{"class_path": "uvit_lit.training.saving.AtomicCheckpointIO"}],
+                "callbacks": [LossByTime(), LearningRateMonitor()],
+            },
+        )
+    except (ArgumentError, MisconfigurationException) as error:
+        raise InputError(explain(str(error))) from None
+    # First of all callbacks: what the others do at the end of a step is not training time.
+    cli.trainer.callbacks.insert(0, ImagesPerSecond())  # type: ignore[attr-defined]
+    return cli
+
+
+def fit(cli: TrainCLI, typed: Sequence[str]) -> None:
+    """Train to the end, or say in one line why the run ends, and how it goes on."""
     try:
         cli.trainer.fit(
             cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True
         )
     except MisconfigurationException as error:
-        fail(error, 2)
+        raise InputError(error) from None
     except FloatingPointError as error:
         stop(cli, typed, error, 1)
-    except OSError as error:
-        fail(error, 1)
-    except RuntimeError as error:
-        if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate" in str(error)):
-            raise
-        fail("out of memory: choose a smaller --data.batch_size", 1)
     except SystemExit:  # Lightning makes one of Ctrl-C
         if cli.trainer.interrupted:
             stop(cli, typed, f"interrupted at step {cli.trainer.global_step}", 130)
@@ -482,8 +485,3 @@ def _train() -> None:
             group.destroy_process_group()  # or its threads may abort the exit
     if cli.saver.terminated:
         stop(cli, typed, f"terminated at step {cli.trainer.global_step}", 143)
-    print(cli.trainer.log_dir)
-
-
-if __name__ == "__main__":
-    main()

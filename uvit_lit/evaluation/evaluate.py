@@ -24,7 +24,7 @@ from uvit_lit.evaluation.reference import (
 from uvit_lit.files import write_torch
 from uvit_lit.generation import Generation
 from uvit_lit.options import ReferenceOptions
-from uvit_lit.weights import load
+from uvit_lit.reading import load
 
 METRICS = ("fid", "kid", "precision_recall", "detail", "classes")
 DISTANCES = {"fid", "kid", "precision_recall"}

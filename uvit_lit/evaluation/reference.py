@@ -17,7 +17,7 @@ from uvit_lit.evaluation.probe import Probe
 from uvit_lit.files import file_hash, write_torch
 from uvit_lit.generation import Generation
 from uvit_lit.options import ReferenceOptions
-from uvit_lit.weights import load
+from uvit_lit.reading import load
 
 SPECTRUM_IMAGES = 10_000
 """Real images of which the spectrum is measured, at most."""

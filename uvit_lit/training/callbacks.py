@@ -17,8 +17,9 @@ from torchvision.utils import make_grid
 from tqdm import tqdm
 
 from uvit_lit.errors import InputError
+from uvit_lit.options import check_seeds
 from uvit_lit.plots import plot_gains, plot_spectra
-from uvit_lit.sampling import check_seeds, check_steps, find_solver, sample, to_uint8
+from uvit_lit.sampling import check_steps, find_solver, sample, to_uint8
 from uvit_lit.skips import SkipModulation
 from uvit_lit.training.module import DiffusionModule
 from uvit_lit.training.steps import StepCallback, check_finite, is_due, is_logged

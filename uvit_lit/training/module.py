@@ -15,8 +15,9 @@ from uvit_lit.families import LEARNED
 from uvit_lit.model import find_checkpoint
 from uvit_lit.skips import UNCHANGED, SkipSettings, choose_skips
 from uvit_lit.training.optim import Muon
+from uvit_lit.training.start import initialise
 from uvit_lit.training.steps import is_logged
-from uvit_lit.weights import backbone_arguments, build_backbone, initialise
+from uvit_lit.weights import backbone_arguments, build_backbone
 
 OPTIMIZERS = ("adamw", "muon")
 """Optimisers by name."""
