@@ -48,6 +48,15 @@ from uvit_lit.training.module import DiffusionModule
 from uvit_lit.training.saving import Checkpoints, check_checkpoint
 from uvit_lit.weights import BACKBONES, backbone_arguments
 
+_hints = inspect.unwrap(Trainer.__init__).__annotations__
+_hints |= {
+    # typing has one object for Union[int, float] and Union[float, int]: that of the library which
+    # was imported first. In this order a whole number stays one, as a number of batches must.
+    name: int | float | None
+    for name, hint in _hints.items()
+    if set(get_args(hint)) == {int, float, type(None)}
+}
+
 
 def passband_gain(filter: str, s: float | None) -> float:
     """The s of a run: as given, or 0.9 with a filter, where the cutoff has a gradient, else 1."""
