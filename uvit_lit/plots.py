@@ -18,7 +18,7 @@ from torchvision.utils import make_grid
 
 from uvit_lit.detail import estimate, radial_power_spectrum
 from uvit_lit.diffusion import Denoiser
-from uvit_lit.errors import InputError
+from uvit_lit.errors import require
 from uvit_lit.files import replacing
 from uvit_lit.filters import MAX_FREQUENCY, LowPass, frequencies, radial_power
 from uvit_lit.options import Cell
@@ -202,8 +202,7 @@ def figure_format(path: Path) -> str:
         ValueError: If it is none of .png, .pdf and .svg.
     """
     suffix = path.suffix.removeprefix(".")
-    if suffix not in ("png", "pdf", "svg"):
-        raise InputError(f"out is {path}; accepted: a file that ends in .png, .pdf or .svg")
+    require(suffix in ("png", "pdf", "svg"), "out", path, "a file that ends in .png, .pdf or .svg")
     return suffix
 
 

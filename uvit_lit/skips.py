@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uvit_lit.errors import InputError
+from uvit_lit.errors import InputError, require, require_choice
 from uvit_lit.families import FILTERS, LEARNED
 from uvit_lit.filters import MAX_FREQUENCY, LowPass, frequencies, hartley_matrix
 
@@ -83,8 +83,7 @@ class SkipSettings:
             raise InputError(
                 f"b_channels is {self.b_channels}; accepted: a fraction above 0 and at most 1"
             )
-        if self.b_map not in B_MAPS:
-            raise InputError(f"b_map is {self.b_map!r}; accepted: {', '.join(B_MAPS)}")
+        require_choice("b_map", self.b_map, B_MAPS)
 
     def low_pass(self) -> LowPass | None:
         """The low-pass, or None without a filter."""
@@ -265,8 +264,7 @@ class Window:
                 f"t_range is {self.first:g},{self.last:g}; accepted: two times, "
                 "0 <= first <= last <= 1"
             )
-        if not 0 <= self.fade <= 1:
-            raise InputError(f"t_fade is {self.fade:g}; accepted: 0 to 1")
+        require(0 <= self.fade <= 1, "t_fade", f"{self.fade:g}", "0 to 1")
 
     @classmethod
     def of(

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader, set_loader
 
-from uvit_lit.errors import InputError
+from uvit_lit.errors import InputError, require_choice
 
 PACKAGE = Path(__file__).parents[1]
 CONFIGS = next(d for d in (PACKAGE / "configs", PACKAGE.parent / "configs") if d.is_dir())
@@ -122,8 +122,7 @@ def choose_config(backbones: tuple[str, ...]) -> str:
     contents = [read_config(Path(name)) for name in named]
     configured = [content["backbone"] for content in contents if "backbone" in content]
     backbone = [backbones[0], *configured, *chosen][-1]
-    if backbone not in backbones:
-        raise InputError(f"backbone is {backbone!r}; accepted: {', '.join(backbones)}")
+    require_choice("backbone", backbone, backbones)
     if not named:
         words.insert(0, f"--config={default_config(backbone)}")
     sys.argv[1:] = words
