@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -281,9 +281,8 @@ class Generation:
         schedule = self.model.denoiser.schedule
         return count_calls(schedule, self.options.solver, self.options.steps)
 
-    @contextmanager
-    def skips(self, options: SkipOptions) -> Iterator[None]:
-        """Draw with other settings of the long skips inside a ``with`` block.
+    def check_skips(self, options: SkipOptions) -> None:
+        """Refuse settings of the long skips that ``Model.skips`` does not take, or without effect.
 
         Raises:
             ValueError: If a setting is outside its range, or its window has no call of the solver.
@@ -291,7 +290,7 @@ class Generation:
         if options.t_range is not None:
             self._check_window("t_range", options.t_range, options.t_fade)
         with self.model.skips(options):
-            yield
+            pass
 
     def over(self, cells: Sequence[Cell], skips: SkipOptions) -> dict[Cell, "Generation"]:
         """This generation at each cell of a grid, every one validated before the work begins.
@@ -301,8 +300,7 @@ class Generation:
         """
         each = {cell: replace(self, options=cell.apply(self.options)) for cell in cells}
         for cell, generation in each.items():
-            with generation.skips(cell.apply(skips)):
-                pass
+            generation.check_skips(cell.apply(skips))
         return each
 
     def _check_window(self, name: str, t_range: tuple[float, float], fade: float = 0.0) -> None:
@@ -426,5 +424,7 @@ def generate(
     guide = None if sampling.guide is None else load_model(sampling.guide, devices.device)
     generation = Generation(model, sampling, labels, devices, autoencoder, guide)
     given = options.keys() & {field.name for field in fields(SkipOptions)}
-    with generation.skips(skips) if given else nullcontext(), generation.bar(show=progress) as bar:
+    if given:
+        generation.check_skips(skips)
+    with model.skips(skips) if given else nullcontext(), generation.bar(show=progress) as bar:
         return generation.run(bar).as_subclass(Images)

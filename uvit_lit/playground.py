@@ -270,8 +270,10 @@ class Playground:
             with suppress(InputError):  # the solver has more steps at least, or a narrow window
                 few = replace(sampling, steps=PREVIEW_STEPS)
                 generations.insert(0, replace(final, options=few))
-        with self._lock, final.skips(skips):  # refuses what does not fit before the work begins
-            parameters = final.parameters(skips)
+        with self._lock:
+            final.check_skips(skips)
+            with self.model.skips(skips):
+                parameters = final.parameters(skips)
         settings = list({repr(s): s for s in (skips, SkipOptions())}.values())
         missing = [g.calls for g in generations for s in settings if _key(g, s) not in self._kept]
         total, done = max(1, sum(missing) * sampling.n), 0

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from uvit_lit.errors import InputError, require, require_choice
 from uvit_lit.families import FILTERS, LEARNED
-from uvit_lit.filters import MAX_FREQUENCY, LowPass, frequencies, hartley_matrix
+from uvit_lit.filters import MAX_FREQUENCY, LowPass, axis, frequencies, hartley_matrix
 
 NAMED_SKIPS = {"all": slice(None), "inner": slice(-1, None), "outer": slice(1)}
 """Long skips that have a name: all of them, the innermost one, the outermost one."""
@@ -400,6 +400,12 @@ class SkipModulation(nn.Module):
         if low_pass is None:
             return torch.ones_like(frequency[..., 0])
         return 1 + (chosen.s - 1) * low_pass(frequency, chosen.cutoff)
+
+    @torch.no_grad()
+    def gain_curve(self, points: int = 500) -> tuple[Tensor, Tensor]:
+        """Frequencies along an axis, from 0 to the corner, and gain in force, each (points,)."""
+        frequency = axis(points)
+        return frequency[:, 0], self.gain(frequency)
 
     def forward(
         self, backbone: Tensor, skip: Tensor, t: Tensor | None = None

@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
         results = []
         with generation.bar(len(drawn), desc="evaluate") as bar:
             for cell, at_cell in drawn.items():
-                with at_cell.skips(cell.apply(skips)):
+                with model.skips(cell.apply(skips)):
                     state = out / f"{cell.stem()}.state"
                     values, samples[cell] = evaluation.measure(at_cell, state, bar)
                 results.append({"cell": dict(cell.values), "values": values})

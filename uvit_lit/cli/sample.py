@@ -80,7 +80,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     with checked_input(parser.values.debug), ExitStack() as stack:
         generation = Generation.load(model_options, sampling)
-        stack.enter_context(generation.skips(skips))
+        generation.check_skips(skips)
+        stack.enter_context(generation.model.skips(skips))
         parameters = generation.parameters(skips)
         stem = free_stem(output.out, stem_of(generation.model.name, skips, f"seed{sampling.seed}"))
         generation.launch()
