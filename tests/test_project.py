@@ -1,4 +1,4 @@
-"""The shape of the project: which module may import which, configurations that load."""
+"""The project around the package: configurations, and commands, Python and links of the pages."""
 
 import dataclasses
 import importlib
@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
+from PIL import Image
 from scipy import signal
 
 import uvit_lit
@@ -126,6 +127,62 @@ def test_a_command_of_the_docs_is_accepted(command, monkeypatch):
     else:
         name = program.removesuffix(".py")
         importlib.import_module(f"uvit_lit.cli.{name}").build_parser().read(arguments)
+
+
+SHORT = {
+    "sample": ["--n", "2", "--steps", "8"],
+    "sweep": ["--n", "2", "--steps", "2"],
+    "train": [
+        "--trainer.max_steps=2",
+        "--trainer.accelerator=cpu",
+        "--trainer.devices=1",
+        "--samples.count=2",
+        "--samples.steps=1",
+    ],
+    "plot": [],
+}
+"""What makes a command of a page short."""
+
+NEEDS = {"--ckpt", "--vae", "--guide", "--devices", "bessel", "my_solver:euler"}
+"""Words of the commands that need something that is not here."""
+
+DRAWN = dict.fromkeys(
+    (command[1].removesuffix(".py"), *command[2:])
+    for command in COMMANDS
+    if command[1].removesuffix(".py") in ("sample", "sweep") and not NEEDS & set(command)
+)
+
+
+def run(name, *arguments):
+    """Run a command of a page with less to do."""
+    module = importlib.import_module(f"uvit_lit.cli.{name}")
+    module.main([*arguments, *SHORT[name]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", DRAWN, ids=" ".join)
+def test_a_command_of_the_docs_draws(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run(*command)
+    printed = Path(capsys.readouterr().out.splitlines()[-1])
+    assert printed.is_dir() or Image.open(printed).size > (64, 64)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_tutorial_run_one_after_the_other(tmp_path, monkeypatch):
+    """With a family that is there in the place of the one that the tutorial adds."""
+    page = PAGES["docs/tutorial.md"]
+    commands = [
+        ["butterworth" if word == "bessel" else word for word in command[1:]]
+        for command in COMMANDS
+        if command[0] != "make" and shlex.join(command) in page
+    ]
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.chdir(tmp_path)
+    for program, *arguments in commands:
+        run(program.removesuffix(".py"), *arguments)
+    assert [program for program, *_ in commands].count("train.py") == 2
+    assert (tmp_path / "runs" / "quickstart" / "version_1" / "checkpoints" / "last.ckpt").is_file()
 
 
 BLOCKS = [

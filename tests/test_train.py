@@ -972,6 +972,26 @@ def test_an_abbreviated_option_is_refused(tmp_path, capsys):
         assert (status, command[0][:2] in line) == (2, True), line
 
 
+@pytest.mark.slow
+def test_a_configuration_of_the_package_is_found_anywhere_and_keeps_whole_numbers(tmp_path):
+    """Whichever library has first named a whole number or a fraction, and in which order."""
+    program = (
+        "import typing; typing.Optional[typing.Union[float, int]]\n"
+        "from uvit_lit.cli.train import main\n"
+        "main(['--config', 'configs/quickstart.yaml', '--print_config'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "  limit_val_batches: 16\n" in done.stdout
+    assert "  name: quickstart\n" in done.stdout
+
+
 def test_strategies_that_cut_the_weights_are_refused():
     """Lightning itself refuses fsdp on a CPU, so the command line cannot show it here."""
     trainer = SimpleNamespace(

@@ -17,6 +17,8 @@ from scipy import stats
 from torch import Tensor
 from torchmetrics.functional.image import total_variation as torchmetrics_total_variation
 
+from uvit_lit.filters import frequencies
+
 BANDS = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, math.sqrt(2)))
 """Bands of radial frequency, fraction of the pixel grid's Nyquist; the mean is in none of them."""
 
@@ -30,8 +32,8 @@ def luma(images: Tensor) -> Tensor:
 def _spectrum(images: Tensor) -> tuple[Tensor, Tensor]:
     """Radius of every bin, and power |X|^2 / pixels of the luma, (images, bins), mean left out."""
     gray = luma(images)
-    rows, columns = (2 * torch.fft.fftfreq(n, dtype=torch.float64) for n in gray.shape[-2:])
-    radius = torch.hypot(rows[:, None], columns[None, :]).flatten().to(images.device)
+    radius = torch.hypot(*frequencies((gray.shape[-2], gray.shape[-1])).unbind(-1))
+    radius = radius.flatten().to(images.device)
     power = torch.fft.fft2(gray, norm="ortho").abs().square().flatten(1)
     return radius[1:], power[:, 1:]
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from uvit_lit.errors import InputError
+from uvit_lit.errors import require_choice
 from uvit_lit.skips import Window, skip_settings
 
 STEPS = 1000
@@ -70,8 +70,7 @@ class Schedule:
     """
 
     def __init__(self, name: str = "vp") -> None:
-        if name not in SCHEDULES:
-            raise InputError(f"schedule is {name!r}; accepted: {', '.join(SCHEDULES)}")
+        require_choice("schedule", name, SCHEDULES)
         self.name = name
         self._table = None
         if name in TABLES:
@@ -173,8 +172,7 @@ class Denoiser(nn.Module):
 
     def __init__(self, backbone: Backbone, schedule: str = "vp", prediction: str = "eps") -> None:
         super().__init__()
-        if prediction not in PREDICTIONS:
-            raise InputError(f"prediction is {prediction!r}; accepted: {', '.join(PREDICTIONS)}")
+        require_choice("prediction", prediction, PREDICTIONS)
         self.backbone: Any = backbone
         self.schedule = Schedule(schedule)
         self.prediction = prediction

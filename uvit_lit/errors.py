@@ -1,6 +1,7 @@
 """The one error class for a user's mistake, and how its message shows a value."""
 
 import warnings
+from collections.abc import Collection
 from typing import Any
 
 
@@ -10,6 +11,17 @@ class InputError(ValueError):
     The commands print it as one line and leave with status 2. Every other exception but an
     ``OSError`` (a failed operation: disk, network; status 1) keeps its traceback.
     """
+
+
+def require(fits: object, name: str, value: object, accepted: str) -> None:
+    """Raise an ``InputError`` that names a value and what is accepted, unless it fits."""
+    if not fits:
+        raise InputError(f"{name} is {value}; accepted: {accepted}")
+
+
+def require_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Raise an ``InputError`` that names a value and the choices, unless it is one of them."""
+    require(value in choices, name, repr(value), ", ".join(choices))
 
 
 class Note(UserWarning):

@@ -155,6 +155,12 @@ def frequencies(grid: tuple[int, int]) -> Tensor:
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
 
 
+def axis(points: int) -> Tensor:
+    """Frequencies along an axis, from 0 to the radius of the corner: (points, 2)."""
+    radius = torch.linspace(0, MAX_FREQUENCY, points)
+    return torch.stack([radius, torch.zeros_like(radius)], dim=-1)
+
+
 def hartley_matrix(grid: tuple[int, int]) -> Tensor:
     """Matrix Q of the orthonormal two-dimensional discrete Hartley transform.
 

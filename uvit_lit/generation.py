@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -288,9 +288,8 @@ class Generation:
         schedule = self.model.denoiser.schedule
         return count_calls(schedule, self.options.solver, self.options.steps)
 
-    @contextmanager
-    def skips(self, options: SkipOptions) -> Iterator[None]:
-        """Draw with other settings of the long skips inside a ``with`` block.
+    def check_skips(self, options: SkipOptions) -> None:
+        """Refuse settings of the long skips that ``Model.skips`` does not take, or without effect.
 
         Raises:
             ValueError: If a setting is outside its range, or its window has no call of the solver.
@@ -298,7 +297,7 @@ class Generation:
         if options.t_range is not None:
             self._check_window("t_range", options.t_range, options.t_fade)
         with self.model.skips(options):
-            yield
+            pass
 
     def over(
         self, cells: Sequence[Cell], skips: SkipOptions
@@ -311,9 +310,8 @@ class Generation:
         each = {}
         for cell in cells:
             own = replace(self, options=cell.apply(self.options))
-            each[cell] = own.resolve(cell.apply(skips), keep=dict(cell.values))
-            with each[cell][0].skips(each[cell][1]):
-                pass
+            at_cell, chosen = each[cell] = own.resolve(cell.apply(skips), keep=dict(cell.values))
+            at_cell.check_skips(chosen)
         return each
 
     def _check_window(self, name: str, t_range: tuple[float, float], fade: float = 0.0) -> None:
@@ -438,5 +436,7 @@ def generate(
     guide = None if sampling.guide is None else load_model(sampling.guide, devices.device)
     generation = Generation(model, sampling, labels, devices, autoencoder, guide)
     given = options.keys() & {field.name for field in fields(SkipOptions)}
-    with generation.skips(skips) if given else nullcontext(), generation.bar(show=progress) as bar:
+    if given:
+        generation.check_skips(skips)
+    with model.skips(skips) if given else nullcontext(), generation.bar(show=progress) as bar:
         return generation.run(bar).as_subclass(Images)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from uvit_lit.diffusion import Denoiser
-from uvit_lit.errors import InputError
+from uvit_lit.errors import InputError, require
 from uvit_lit.filters import MAX_FREQUENCY, LowPass, frequencies, hartley_matrix
 from uvit_lit.skips import Window, override_skips
 
@@ -81,8 +81,7 @@ class Guided(nn.Module):
                 f"cutoff is {cutoff}; accepted: a fraction of Nyquist above 0 and at most "
                 f"sqrt(2) = {MAX_FREQUENCY:.4f}"
             )
-        if not 0 <= rescale <= 1:
-            raise InputError(f"rescale is {rescale}; accepted: 0 to 1")
+        require(0 <= rescale <= 1, "rescale", rescale, "0 to 1")
         if weak is not None:
             check_fits(denoiser, weak)
         elif set(weights) != {1} and getattr(denoiser.backbone, "num_classes", None) == 0:

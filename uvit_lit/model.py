@@ -24,7 +24,6 @@ from uvit_lit.card import CARD, describe_weights, read_header
 from uvit_lit.classes import class_names
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError
-from uvit_lit.filters import MAX_FREQUENCY
 from uvit_lit.options import BEST, SamplingOptions, SkipOptions, fill_in, split_options
 from uvit_lit.reading import read_weights
 from uvit_lit.skips import SkipModulation, choose_skips
@@ -41,14 +40,12 @@ from uvit_lit.weights import (
 
 def gain_chart(long_skips: Sequence[SkipModulation]) -> str:
     """Gain over frequency of long skips, the outermost first, as in force: an SVG element."""
-    axis = torch.linspace(0, MAX_FREQUENCY, 200)
-    points = torch.stack([axis, torch.zeros_like(axis)], dim=-1)
     curves: dict[str, Curve] = {}
     for number, skip in enumerate(long_skips):
         chosen = skip.settings
         name = f"skip {number}: s {chosen.s:.3g}, b {chosen.b:.3g}"
-        with torch.no_grad():
-            curves[name] = axis.tolist(), skip.gain(points).tolist()
+        frequency, gain = skip.gain_curve(200)
+        curves[name] = frequency.tolist(), gain.tolist()
     label = "frequency (fraction of the tokens' Nyquist)"
     highest = 1.05 * max(1.0, *(max(gains) for _, gains in curves.values()))
     return line_chart(curves, shades(len(curves)), label, "gain of the skip", 0.0, highest)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from uvit_lit.diffusion import STEPS
-from uvit_lit.errors import InputError
+from uvit_lit.errors import require
 from uvit_lit.files import write
 from uvit_lit.model import Model
 from uvit_lit.sampling import make_scheduler
@@ -171,8 +171,7 @@ def export_onnx(model: Model, path: Path, dtype: str = "float32") -> dict[str, A
         ValueError: If the dtype is unknown.
         OSError: If it cannot be written, or the extra ``export`` is not installed.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"dtype is {dtype}; accepted: {', '.join(DTYPES)}")
+    require(dtype in DTYPES, "dtype", dtype, ", ".join(DTYPES))
     proto = _graph(model)
     if dtype != "float32":
         _store(proto.graph, dtype)

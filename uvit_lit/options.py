@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from uvit_lit.errors import InputError
+from uvit_lit.errors import require, require_choice
 from uvit_lit.families import FILTERS
 
 SEEDS = 2**32
@@ -69,8 +69,7 @@ def preset_settings(name: str, tokens: int) -> dict[str, Any]:
     Raises:
         ValueError: If there is no such preset.
     """
-    if name not in PRESETS:
-        raise InputError(f"preset is {name!r}; accepted: {', '.join(PRESETS)}")
+    require_choice("preset", name, PRESETS)
     one_frequency = {"cutoff": 2 / tokens} if name.startswith("freeu") else {}
     return {**PRESETS[name], **one_frequency}
 
@@ -133,8 +132,7 @@ class SkipOptions:
 def check_seeds(seeds: Iterable[int]) -> None:
     """Raise a ``ValueError`` unless every seed is at least 0 and below ``SEEDS``."""
     for seed in seeds:
-        if not 0 <= seed < SEEDS:
-            raise InputError(f"seed is {seed}; accepted: 0 to below 2^32, for every image")
+        require(0 <= seed < SEEDS, "seed", seed, "0 to below 2^32, for every image")
 
 
 @dataclass(frozen=True)
@@ -175,10 +173,8 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         """Validate what decides how much memory is taken."""
-        if not 1 <= self.n <= MAX_IMAGES:
-            raise InputError(f"n is {self.n}; accepted: 1 to {MAX_IMAGES:,}")
-        if self.batch_size < 1:
-            raise InputError(f"batch_size is {self.batch_size}; accepted: at least 1")
+        require(1 <= self.n <= MAX_IMAGES, "n", self.n, f"1 to {MAX_IMAGES:,}")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         check_seeds((self.seed, self.seed + self.n - 1))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from uvit_lit.detail import radial_power_spectrum
-from uvit_lit.errors import InputError
+from uvit_lit.errors import InputError, require
 from uvit_lit.evaluation.reference import open_data
 from uvit_lit.generation import Generation, choose_labels
 from uvit_lit.model import gain_chart
@@ -116,8 +116,7 @@ class Playground:
     """
 
     def __init__(self, generation: Generation, real: ReferenceOptions | None = None) -> None:
-        if generation.devices.count != 1:
-            raise InputError(f"devices is {generation.devices.count}; accepted: 1")
+        require(generation.devices.count == 1, "devices", generation.devices.count, "1")
         generation.launch()
         self.base, self.model = generation, generation.model
         long_skips = self.model.denoiser.backbone.long_skips
@@ -271,8 +270,10 @@ class Playground:
             with suppress(InputError):  # the solver has more steps at least, or a narrow window
                 few = replace(sampling, steps=PREVIEW_STEPS)
                 generations.insert(0, replace(final, options=few))
-        with self._lock, final.skips(skips):  # refuses what does not fit before the work begins
-            parameters = final.parameters(skips)
+        with self._lock:
+            final.check_skips(skips)
+            with self.model.skips(skips):
+                parameters = final.parameters(skips)
         settings = list({repr(s): s for s in (skips, SkipOptions())}.values())
         missing = [g.calls for g in generations for s in settings if _key(g, s) not in self._kept]
         total, done = max(1, sum(missing) * sampling.n), 0

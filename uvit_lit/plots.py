@@ -18,19 +18,13 @@ from torchvision.utils import make_grid
 
 from uvit_lit.detail import estimate, radial_power_spectrum
 from uvit_lit.diffusion import Denoiser
-from uvit_lit.errors import InputError
+from uvit_lit.errors import require
 from uvit_lit.files import replacing
-from uvit_lit.filters import MAX_FREQUENCY, LowPass, frequencies, radial_power
+from uvit_lit.filters import MAX_FREQUENCY, LowPass, axis, frequencies, radial_power
 from uvit_lit.options import Cell
 from uvit_lit.skips import SkipModulation
 
 FREQUENCY_LABEL = "radial frequency (fraction of Nyquist)"
-
-
-def _curve_points() -> Tensor:
-    """Frequencies along an axis from 0 to the corner, (points, 2)."""
-    radius = torch.linspace(0, MAX_FREQUENCY, 500)
-    return torch.stack([radius, torch.zeros_like(radius)], dim=-1)
 
 
 def _mark_bins(axes: Any, grid: tuple[int, int]) -> None:
@@ -61,7 +55,7 @@ def plot_families(cutoff: float) -> Figure:
     s = 0.3
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     decibels, gains = figure.subplots(1, 2)
-    points = _curve_points()
+    points = axis(500)
     low, high = LowPass("butterworth"), LowPass("butterworth", order=12)
     type_1, type_2 = LowPass("chebyshev"), LowPass("chebyshev2")
     labelled = {
@@ -85,17 +79,6 @@ def plot_families(cutoff: float) -> Figure:
     return figure
 
 
-@torch.no_grad()
-def gain_curves(long_skip: SkipModulation) -> tuple[Tensor, Tensor]:
-    """Gain of a long skip along an axis, as it is in force.
-
-    Returns:
-        Frequencies from 0 to the corner and gains, each (points,).
-    """
-    points = _curve_points()
-    return points[:, 0], long_skip.gain(points)
-
-
 def plot_gains(long_skips: Sequence[SkipModulation]) -> Figure:
     """Gain over frequency of every long skip, as it is in force.
 
@@ -109,7 +92,7 @@ def plot_gains(long_skips: Sequence[SkipModulation]) -> Figure:
     axes = figure.subplots()
     axes.axhline(1, color="0.7", linewidth=0.8, zorder=0)
     for i, long_skip in enumerate(long_skips):
-        frequency, gain = gain_curves(long_skip)
+        frequency, gain = long_skip.gain_curve()
         chosen = long_skip.settings
         filtered = chosen.filter != "none"
         numbers = f": s = {chosen.s:.3f}, cutoff = {chosen.cutoff:.3f}" if filtered else ""
@@ -202,8 +185,7 @@ def figure_format(path: Path) -> str:
         ValueError: If it is none of .png, .pdf and .svg.
     """
     suffix = path.suffix.removeprefix(".")
-    if suffix not in ("png", "pdf", "svg"):
-        raise InputError(f"out is {path}; accepted: a file that ends in .png, .pdf or .svg")
+    require(suffix in ("png", "pdf", "svg"), "out", path, "a file that ends in .png, .pdf or .svg")
     return suffix
 
 
@@ -222,8 +204,8 @@ def save_figure(figure: Figure, path: Path) -> None:
 def _two_axes(cells: Iterable[Cell]) -> tuple[list[Cell], list[Cell]]:
     """Rows and columns of a grid over at most two options: as trained first, then rising."""
     halves = []
-    for axis in (slice(0, 1), slice(1, 2)):
-        values = {Cell(cell.values[axis]) for cell in cells}
+    for half in (slice(0, 1), slice(1, 2)):
+        values = {Cell(cell.values[half]) for cell in cells}
         halves.append(sorted(values, key=_order))
     return halves[0], halves[1]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from uvit_lit.diffusion import STEPS, Denoiser, Schedule
-from uvit_lit.errors import InputError
+from uvit_lit.errors import InputError, require
 from uvit_lit.guidance import Guided
 from uvit_lit.options import check_seeds
 
@@ -58,8 +58,7 @@ def autocast(device: torch.device | str, precision: str) -> torch.autocast:
     Raises:
         ValueError: If the precision is unknown.
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"precision is {precision}; accepted: {', '.join(PRECISIONS)}")
+    require(precision in PRECISIONS, "precision", precision, ", ".join(PRECISIONS))
     dtype = PRECISIONS[precision]
     return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None)
 
@@ -87,8 +86,7 @@ def find_solver(name: str | Solver) -> Solver:
 
 def check_steps(steps: int) -> None:
     """Raise a ``ValueError`` unless the number of steps is in 1 to 1000."""
-    if not 1 <= steps <= STEPS:
-        raise InputError(f"steps is {steps}; accepted: 1 to {STEPS}")
+    require(1 <= steps <= STEPS, "steps", steps, f"1 to {STEPS}")
 
 
 def make_scheduler(name: str, schedule: Schedule, steps: int) -> Any:

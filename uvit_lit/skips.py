@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uvit_lit.errors import InputError
+from uvit_lit.errors import InputError, require, require_choice
 from uvit_lit.families import FILTERS, LEARNED
-from uvit_lit.filters import MAX_FREQUENCY, LowPass, frequencies, hartley_matrix
+from uvit_lit.filters import MAX_FREQUENCY, LowPass, axis, frequencies, hartley_matrix
 
 NAMED_SKIPS = {"all": slice(None), "inner": slice(-1, None), "outer": slice(1)}
 """Long skips that have a name: all of them, the innermost one, the outermost one."""
@@ -83,8 +83,7 @@ class SkipSettings:
             raise InputError(
                 f"b_channels is {self.b_channels}; accepted: a fraction above 0 and at most 1"
             )
-        if self.b_map not in B_MAPS:
-            raise InputError(f"b_map is {self.b_map!r}; accepted: {', '.join(B_MAPS)}")
+        require_choice("b_map", self.b_map, B_MAPS)
 
     def low_pass(self) -> LowPass | None:
         """The low-pass, or None without a filter."""
@@ -265,8 +264,7 @@ class Window:
                 f"t_range is {self.first:g},{self.last:g}; accepted: two times, "
                 "0 <= first <= last <= 1"
             )
-        if not 0 <= self.fade <= 1:
-            raise InputError(f"t_fade is {self.fade:g}; accepted: 0 to 1")
+        require(0 <= self.fade <= 1, "t_fade", f"{self.fade:g}", "0 to 1")
 
     @classmethod
     def of(
@@ -402,6 +400,12 @@ class SkipModulation(nn.Module):
         if low_pass is None:
             return torch.ones_like(frequency[..., 0])
         return 1 + (chosen.s - 1) * low_pass(frequency, chosen.cutoff)
+
+    @torch.no_grad()
+    def gain_curve(self, points: int = 500) -> tuple[Tensor, Tensor]:
+        """Frequencies along an axis, from 0 to the corner, and gain in force, each (points,)."""
+        frequency = axis(points)
+        return frequency[:, 0], self.gain(frequency)
 
     def forward(
         self, backbone: Tensor, skip: Tensor, t: Tensor | None = None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from uvit_lit.attach import Attached, known_joins
-from uvit_lit.errors import InputError
+from uvit_lit.errors import InputError, require
 from uvit_lit.skips import UNCHANGED, SkipSettings
 
 
@@ -78,10 +78,8 @@ class UNet(nn.Module):
                 f"head_dim is {head_dim}; accepted: a divisor of the channels where "
                 "attention is, and of the last level's"
             )
-        if num_classes < 0:
-            raise InputError(f"num_classes is {num_classes}; accepted: 0 (no classes) or more")
-        if not 0 <= dropout < 1:
-            raise InputError(f"dropout is {dropout}; accepted: from 0 to below 1")
+        require(num_classes >= 0, "num_classes", num_classes, "0 (no classes) or more")
+        require(0 <= dropout < 1, "dropout", dropout, "from 0 to below 1")
         from diffusers import UNet2DModel  # takes seconds to import
 
         self.img_size, self.in_chans, self.num_classes = img_size, in_chans, num_classes

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from uvit_lit.errors import InputError
+from uvit_lit.errors import InputError, require
 from uvit_lit.skips import UNCHANGED, SkipModulation, SkipSettings
 
 MAX_TIMESTEP = 1000
@@ -193,12 +193,9 @@ class UViT(nn.Module):
                 raise InputError(f"{name} is {value}; accepted: a positive multiple of {divisor}")
         if num_heads <= 0 or embed_dim % num_heads:
             raise InputError(f"num_heads is {num_heads}; accepted: a divisor of {embed_dim}")
-        if depth > MAX_DEPTH:
-            raise InputError(f"depth is {depth}; accepted: up to {MAX_DEPTH}")
-        if not mlp_ratio * embed_dim >= 1:
-            raise InputError(f"mlp_ratio is {mlp_ratio}; accepted: above 0")
-        if num_classes < 0:
-            raise InputError(f"num_classes is {num_classes}; accepted: 0 (no classes) or more")
+        require(depth <= MAX_DEPTH, "depth", depth, f"up to {MAX_DEPTH}")
+        require(mlp_ratio * embed_dim >= 1, "mlp_ratio", mlp_ratio, "above 0")
+        require(num_classes >= 0, "num_classes", num_classes, "0 (no classes) or more")
         tokens = (img_size // patch_size) ** 2
         in_blocks = (depth + 1) * embed_dim**2 * (4 + 2 * mlp_ratio)
         check_memory(in_blocks + (tokens + num_classes + patch_size**2 * in_chans) * embed_dim)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from uvit_lit.classes import class_names
 from uvit_lit.diffusion import Backbone
-from uvit_lit.errors import InputError, note
+from uvit_lit.errors import InputError, note, require_choice
 from uvit_lit.files import write, write_torch
 from uvit_lit.filters import MAX_FREQUENCY
 from uvit_lit.skips import UNCHANGED, SkipSettings
@@ -32,8 +32,7 @@ def build_backbone(name: str, arguments: Mapping[str, Any]) -> Backbone:
     Raises:
         ValueError: If there is none by that name, or an argument is outside its range.
     """
-    if name not in BACKBONES:
-        raise InputError(f"backbone is {name!r}; accepted: {', '.join(BACKBONES)}")
+    require_choice("backbone", name, BACKBONES)
     return BACKBONES[name](**{**arguments, "skip": SkipSettings(**arguments["skip"])})
 
 

@@ -30,7 +30,7 @@ from uvit_lit.detail import estimate
 from uvit_lit.errors import InputError
 from uvit_lit.files import file_hash
 from uvit_lit.model import Model, load_model
-from uvit_lit.plots import FREQUENCY_LABEL, figure_format, gain_curves, save_figure
+from uvit_lit.plots import FREQUENCY_LABEL, figure_format, save_figure
 
 LOSSES = ("training loss", "validation loss")
 BY_TIME = "validation loss, t "
@@ -242,7 +242,7 @@ def plot_comparison(runs: Sequence[Run]) -> Figure:
         for run in runs:
             skips = run.model.denoiser.backbone.long_skips
             if i < len(skips) and skips[i].settings.filter != "none":
-                frequency, gain = gain_curves(skips[i])
+                frequency, gain = skips[i].gain_curve()
                 panel.plot(frequency, gain, color=colors[run.recipe], alpha=0.8)
     halves[0].supxlabel(FREQUENCY_LABEL, fontsize=9)
     names = dict.fromkeys(name for run in base for name in run.values)

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader, set_loader
 
-from uvit_lit.errors import InputError
+from uvit_lit.errors import InputError, require_choice
 
 PACKAGE = Path(__file__).parents[1]
 CONFIGS = next(d for d in (PACKAGE / "configs", PACKAGE.parent / "configs") if d.is_dir())
@@ -86,8 +86,14 @@ def read_config(path: Path) -> dict[str, Any]:
     return content
 
 
+def find_config(name: str) -> str:
+    """A file here, else the one of that name that comes with the package: ``configs/NAME.yaml``."""
+    packaged = CONFIGS / name.removeprefix("configs/")
+    return str(packaged) if not Path(name).exists() and packaged.is_file() else name
+
+
 def choose_config(backbones: tuple[str, ...]) -> str:
-    """Find the backbone, and add its default configuration to a command line that names none.
+    """Find the backbone and the configurations, the default one where a command line names none.
 
     Args:
         backbones: Accepted backbones; the first is the default.
@@ -100,22 +106,26 @@ def choose_config(backbones: tuple[str, ...]) -> str:
             that is not known here would be merged over the default one), or there is no such
             backbone.
     """
-    named, chosen, arguments = [], [], iter(sys.argv[1:])
-    for argument in arguments:
-        option, has_value, value = argument.partition("=")
+    named, chosen, words, arguments = [], [], [], iter(sys.argv[1:])
+    for word in arguments:
+        if word in ("--config", "--backbone"):
+            word = f"{word}={next(arguments, '')}"
+        option, _, value = word.partition("=")
         if option == "--config":
-            named.append(value if has_value else next(arguments, ""))
+            named.append(find_config(value))
+            word = f"--config={named[-1]}"
         elif option == "--backbone":
-            chosen.append(value if has_value else next(arguments, ""))
-        elif argument.startswith("-c") or (len(option) > 2 and "--config".startswith(option)):
+            chosen.append(value)
+        elif word.startswith("-c") or (len(option) > 2 and "--config".startswith(option)):
             raise InputError(f"option {option} is unknown; accepted: --config FILE")
+        words.append(word)
     contents = [read_config(Path(name)) for name in named]
     configured = [content["backbone"] for content in contents if "backbone" in content]
     backbone = [backbones[0], *configured, *chosen][-1]
-    if backbone not in backbones:
-        raise InputError(f"backbone is {backbone!r}; accepted: {', '.join(backbones)}")
+    require_choice("backbone", backbone, backbones)
     if not named:
-        sys.argv[1:1] = ["--config", str(default_config(backbone))]
+        words.insert(0, f"--config={default_config(backbone)}")
+    sys.argv[1:] = words
     return str(backbone)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from uvit_lit.cli.options import Parser, checked_input
 from uvit_lit.cli.sample import stem_of
-from uvit_lit.errors import InputError
+from uvit_lit.errors import InputError, require
 from uvit_lit.files import free_stem, write, write_png
 from uvit_lit.options import ModelOptions, SkipOptions
 
@@ -109,8 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     with checked_input(parser.values.debug):
         check_steps(edit.steps)
-        if not 0 < edit.t_min < 1:
-            raise InputError(f"t_min is {edit.t_min}; accepted: between 0 and 1")
+        require(0 < edit.t_min < 1, "t_min", edit.t_min, "between 0 and 1")
         device = choose_device(options.device)
         model = open_model(options, device)
         vae = find_autoencoder(model, options.vae, device)

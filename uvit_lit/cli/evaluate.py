@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
         results = []
         with generation.bar(len(drawn), desc="evaluate") as bar:
             for cell, (at_cell, chosen) in drawn.items():
-                with at_cell.skips(chosen):
+                with model.skips(chosen):
                     state = out / f"{cell.stem()}.state"
                     values, samples[cell] = evaluation.measure(at_cell, state, bar)
                 results.append({"cell": dict(cell.values), "values": values})

@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
         images = {}
         with generation.bar(len(drawn), desc="sweep") as bar:
             for cell, (at_cell, chosen) in drawn.items():
-                with at_cell.skips(chosen):
+                with model.skips(chosen):
                     path = out / "cells" / f"{cell.stem()}.png"
                     images[cell] = draw(at_cell, chosen, path, bar)
         if not generation.devices.is_main:

@@ -28,7 +28,7 @@ from uvit_lit.cli.config import STRICT, choose_config, flatten, read_config, rea
 from uvit_lit.cli.options import checked_input, fail
 from uvit_lit.data.datamodule import ImageData
 from uvit_lit.distributed import keep_memory
-from uvit_lit.errors import InputError, shorten
+from uvit_lit.errors import InputError, require, shorten
 from uvit_lit.families import FILTERS
 from uvit_lit.latents import check_latents
 from uvit_lit.model import find_checkpoint
@@ -47,6 +47,15 @@ from uvit_lit.training.callbacks import (
 from uvit_lit.training.module import DiffusionModule
 from uvit_lit.training.saving import Checkpoints, check_checkpoint
 from uvit_lit.weights import BACKBONES, backbone_arguments
+
+_hints = inspect.unwrap(Trainer.__init__).__annotations__
+_hints |= {
+    # typing has one object for Union[int, float] and Union[float, int]: that of the library which
+    # was imported first. In this order a whole number stays one, as a number of batches must.
+    name: int | float | None
+    for name, hint in _hints.items()
+    if set(get_args(hint)) == {int, float, type(None)}
+}
 
 
 def passband_gain(filter: str, s: float | None) -> float:
@@ -328,8 +337,7 @@ def check_run(cli: TrainCLI) -> int | None:
         raise InputError(
             "a strategy that cuts the weights leaves no moving average of them; accepted: auto, ddp"
         )
-    if trainer.precision not in PRECISIONS:
-        raise InputError(f"precision is {trainer.precision}; accepted: {', '.join(PRECISIONS)}")
+    require(trainer.precision in PRECISIONS, "precision", trainer.precision, ", ".join(PRECISIONS))
     if 0 < trainer.limit_val_batches < trainer.world_size and trainer.limit_val_batches != 1.0:
         raise InputError(
             f"limit_val_batches is {trainer.limit_val_batches}; accepted: 0, or at "

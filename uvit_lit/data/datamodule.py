@@ -23,7 +23,7 @@ from uvit_lit.data import shapes
 from uvit_lit.data.encoded import draw_latents, load_latents
 from uvit_lit.data.folder import Images, load_folder
 from uvit_lit.data.own import OwnImages, load_dataset
-from uvit_lit.errors import InputError
+from uvit_lit.errors import InputError, require
 from uvit_lit.latents import Autoencoder, load_autoencoder
 
 NAMES = ("cifar10", "cifar100", "folder", "shapes")
@@ -223,10 +223,8 @@ class ImageData(LightningDataModule):
                 f"data.validation is {validation!r}; accepted: module:attribute, where data.name "
                 "is one too"
             )
-        if workers < 0:
-            raise InputError(f"data.workers is {workers}; accepted: 0 or more")
-        if batch_size < 1:
-            raise InputError(f"data.batch_size is {batch_size}; accepted: at least 1")
+        require(workers >= 0, "data.workers", workers, "0 or more")
+        require(batch_size >= 1, "data.batch_size", batch_size, "at least 1")
         if name.startswith("cifar") and image_size != 32:
             raise InputError(f"{name} images are 32 pixels wide, model.img_size is {image_size}")
         if autoencoder is not None and name != "folder":

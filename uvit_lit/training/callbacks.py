@@ -16,7 +16,7 @@ from torch.utils.tensorboard.summary import hparams
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from uvit_lit.errors import InputError
+from uvit_lit.errors import InputError, require
 from uvit_lit.options import check_seeds
 from uvit_lit.plots import plot_gains, plot_spectra
 from uvit_lit.sampling import check_steps, find_solver, sample, to_uint8
@@ -42,8 +42,7 @@ class MovingAverage(WeightAveraging):
     """
 
     def __init__(self, decay: float = 0.999, warmup: bool = True) -> None:
-        if not 0 <= decay < 1:
-            raise InputError(f"decay is {decay}; accepted: from 0 to below 1")
+        require(0 <= decay < 1, "decay", decay, "from 0 to below 1")
         super().__init__(device="cpu", use_buffers=False)
         self.decay, self.warmup = decay, warmup
 
@@ -305,8 +304,7 @@ class SkipReport(StepCallback):
     """
 
     def __init__(self, every_n_steps: int = 1000) -> None:
-        if every_n_steps < 1:
-            raise InputError(f"every_n_steps is {every_n_steps}; accepted: at least 1")
+        require(every_n_steps >= 1, "every_n_steps", every_n_steps, "at least 1")
         self.every_n_steps = every_n_steps
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

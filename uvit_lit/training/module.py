@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from uvit_lit.diffusion import Denoiser
-from uvit_lit.errors import InputError
+from uvit_lit.errors import InputError, require, require_choice
 from uvit_lit.families import LEARNED
 from uvit_lit.model import find_checkpoint
 from uvit_lit.skips import UNCHANGED, SkipSettings, choose_skips
@@ -138,31 +138,22 @@ class DiffusionModule(LightningModule):
         **network: Any,
     ) -> None:
         super().__init__()
-        if not 0 <= class_dropout < 1:
-            raise InputError(f"class_dropout is {class_dropout}; accepted: from 0 to below 1")
-        if not lr > 0:
-            raise InputError(f"lr is {lr}; accepted: above 0")
-        if not weight_decay >= 0:
-            raise InputError(f"weight_decay is {weight_decay}; accepted: 0 or more")
+        require(0 <= class_dropout < 1, "class_dropout", class_dropout, "from 0 to below 1")
+        require(lr > 0, "lr", lr, "above 0")
+        require(weight_decay >= 0, "weight_decay", weight_decay, "0 or more")
         if not all(0 <= beta < 1 for beta in betas):
             raise InputError(f"betas are {betas}; accepted: two numbers from 0 to below 1")
-        if optimizer not in OPTIMIZERS:
-            raise InputError(f"optimizer is {optimizer!r}; accepted: {', '.join(OPTIMIZERS)}")
-        if warmup_steps < 0:
-            raise InputError(f"warmup_steps is {warmup_steps}; accepted: 0 or more")
-        if not 0 <= cooldown < 1:
-            raise InputError(f"cooldown is {cooldown}; accepted: from 0 to below 1")
+        require_choice("optimizer", optimizer, OPTIMIZERS)
+        require(warmup_steps >= 0, "warmup_steps", warmup_steps, "0 or more")
+        require(0 <= cooldown < 1, "cooldown", cooldown, "from 0 to below 1")
         if log_ratio is not None and not (math.isfinite(sum(log_ratio)) and log_ratio[1] > 0):
             raise InputError(
                 f"log_ratio is {log_ratio}; accepted: a mean and a standard deviation "
                 "above 0, or null"
             )
-        if loss_weight not in LOSS_WEIGHTS:
-            raise InputError(f"loss_weight is {loss_weight!r}; accepted: {', '.join(LOSS_WEIGHTS)}")
-        if train not in TRAIN:
-            raise InputError(f"train is {train!r}; accepted: {', '.join(TRAIN)}")
-        if not filter_lr > 0:
-            raise InputError(f"filter_lr is {filter_lr}; accepted: above 0")
+        require_choice("loss_weight", loss_weight, LOSS_WEIGHTS)
+        require_choice("train", train, TRAIN)
+        require(filter_lr > 0, "filter_lr", filter_lr, "above 0")
         self.save_hyperparameters()
         arguments = {**network, "skip": dataclasses.asdict(skip)}
         self.hparams["skip"] = arguments["skip"]  # a checkpoint holds plain data
