@@ -171,12 +171,10 @@ def test_a_command_of_the_docs_draws(command, tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_the_commands_of_the_tutorial_run_one_after_the_other(tmp_path, monkeypatch):
     """With a family that is there in the place of the one that the tutorial adds."""
-    page = PAGES["docs/tutorial.md"]
-    commands = [
-        ["butterworth" if word == "bessel" else word for word in command[1:]]
-        for command in COMMANDS
-        if command[0] != "make" and shlex.join(command) in page
-    ]
+    lines = re.findall(
+        r"^(?:python (?!-m)|uvit-lit )(.*)$", PAGES["docs/tutorial.md"], re.MULTILINE
+    )
+    commands = [shlex.split(line.replace("bessel", "butterworth"), comments=True) for line in lines]
     monkeypatch.setattr(sys, "argv", ["train.py"])
     monkeypatch.chdir(tmp_path)
     for program, *arguments in commands:
