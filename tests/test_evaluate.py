@@ -248,7 +248,7 @@ def test_an_interrupted_evaluation_goes_on(run, monkeypatch, tmp_path):
     monkeypatch.setattr(Generation, "stream", interrupted)
     for path in (tmp_path / "out").rglob("*.state"):
         path.unlink()
-    with pytest.raises(SystemExit, match="130"):
+    with pytest.raises(KeyboardInterrupt):
         run("--metrics", METRICS, "--n", "20")
     assert run("--metrics", METRICS, "--n", "20") == whole
     assert firsts == [0, 10]

@@ -21,15 +21,18 @@ from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from uvit_lit.cli import Terminated
 from uvit_lit.cli.config import STRICT, choose_config, flatten, read_config, read_yaml
 from uvit_lit.cli.options import checked_input, fail
 from uvit_lit.data.datamodule import ImageData
 from uvit_lit.distributed import keep_memory
 from uvit_lit.errors import InputError, shorten
 from uvit_lit.families import FILTERS
+from uvit_lit.files import tidy
 from uvit_lit.latents import check_latents
 from uvit_lit.model import find_checkpoint
 from uvit_lit.sampling import PRECISIONS
@@ -117,7 +120,11 @@ class TrainCLI(LightningCLI):
         if self.config.trainer.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"].append(RunProgressBar())
         logger = self.config.trainer.logger
+        first = os.environ.get("LOCAL_RANK", "0") == "0"
+        self.is_new = first and getattr(logger, "init_args", {}).get("version") is None
         runs = Path(getattr(logger, "init_args", {}).get("save_dir", "runs"))
+        for directory in runs.glob("*/version_*/checkpoints"):
+            tidy(directory)
         if (start := self.config.model.init_from) is not None:
             # A run that goes on has everything in its own checkpoint; that one may be gone.
             gone = self.config.ckpt_path is not None and not Path(start).exists()
@@ -138,6 +145,7 @@ class TrainCLI(LightningCLI):
             logger.init_args["save_dir"] = str(version.parent.parent)
             logger.init_args["name"] = version.parent.name
             logger.init_args["version"] = int(version.name.removeprefix("version_"))
+            self.is_new = False
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; what Lightning refuses is a mistake in an option."""
@@ -369,6 +377,16 @@ def check_run(cli: TrainCLI) -> int | None:
     return None
 
 
+def claim_version(logger: Any) -> None:
+    """Make the directory of a new run, so that no other process takes its number."""
+    while isinstance(logger, TensorBoardLogger):
+        try:
+            Path(logger.log_dir).mkdir(parents=True)
+            return
+        except FileExistsError:
+            logger._version = int(logger.version) + 1
+
+
 def explain(message: str) -> str:
     """One line for an error of jsonargparse: the option, its value, and what is accepted."""
     text = " ".join(message.split())
@@ -415,14 +433,6 @@ def main(args: list[str] | None = None) -> None:
     """
     if args is not None:
         sys.argv[1:] = args
-    try:
-        _train()
-    except KeyboardInterrupt:
-        fail("interrupted", 130)
-
-
-def _train() -> None:
-    """Train as ``sys.argv`` says."""
     typed = list(sys.argv)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated")
@@ -442,7 +452,7 @@ def _train() -> None:
                     "parser_mode": STRICT,
                 },
                 save_config_callback=SaveConfig,
-                save_config_kwargs={"overwrite": True},
+                save_config_kwargs={"save_to_log_dir": False},
                 trainer_defaults={
                     "plugins": [{"class_path": "uvit_lit.training.saving.AtomicCheckpointIO"}],
                     "callbacks": [LossByTime(), LearningRateMonitor()],
@@ -453,6 +463,8 @@ def _train() -> None:
         # First of all callbacks: what the others do at the end of a step is not training time.
         cli.trainer.callbacks.insert(0, ImagesPerSecond())  # type: ignore[attr-defined]
         step = check_run(cli)
+        if step is None and cli.is_new:
+            claim_version(cli.trainer.logger)
     if step is not None:
         note = f"already at step {step}; trainer.max_steps is {cli.trainer.max_steps}"
         print(f"note: {cli.config.ckpt_path} is {note}", file=sys.stderr)
@@ -472,10 +484,12 @@ def _train() -> None:
         if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate" in str(error)):
             raise
         fail("out of memory: choose a smaller --data.batch_size", 1)
-    except SystemExit:  # Lightning makes one of Ctrl-C
-        if cli.trainer.interrupted:
-            stop(cli, typed, f"interrupted at step {cli.trainer.global_step}", 130)
-        raise
+    except SystemExit as error:  # Lightning makes one of Ctrl-C
+        if not cli.trainer.interrupted:
+            raise
+        terminated = isinstance(error.__context__, Terminated)
+        word, status = ("terminated", 143) if terminated else ("interrupted", 130)
+        stop(cli, typed, f"{word} at step {cli.trainer.global_step}", status)
     finally:
         group = torch.distributed
         if group.is_available() and group.is_initialized() and group.get_backend() == "gloo":

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torchvision.utils import make_grid
 from tqdm import tqdm
 
 from uvit_lit.errors import InputError
+from uvit_lit.files import write
 from uvit_lit.plots import plot_gains, plot_spectra
 from uvit_lit.sampling import check_seeds, check_steps, find_solver, sample, to_uint8
 from uvit_lit.skips import SkipModulation
@@ -359,12 +361,19 @@ class SkipReport(StepCallback):
 class SaveConfig(SaveConfigCallback):
     """Save the configuration beside the checkpoints and show it in TensorBoard."""
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note the directory, on which all processes agree."""
+        self.directory = trainer.log_dir
+        super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the configuration as text, and the hyper-parameters with the metric they gave."""
+        """Write the configuration, also as text, and the hyper-parameters with their metrics."""
+        text = self.parser.dump(self.config, skip_none=False)
+        if self.directory is not None:  # Lightning would truncate a file that is there already
+            write(Path(self.directory) / "config.yaml", text.encode())
         writer = _writer(trainer)
         if writer is None:
             return
-        text = self.parser.dump(self.config, skip_none=False)
         indented = "\n".join(f"    {line}" for line in text.splitlines())
         writer.add_text("config", indented, trainer.global_step)
         values = {
