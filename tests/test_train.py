@@ -565,7 +565,7 @@ def test_ctrl_c_is_one_line(folder, capsys, monkeypatch):
     train.main(resumed(line))
 
 
-@pytest.mark.parametrize("what", ["loss", "weights"])
+@pytest.mark.parametrize("what", ["loss", "gradients", "weights", "data"])
 def test_numbers_that_go_wrong_stop_the_run_and_keep_the_last_good_checkpoint(
     folder, capsys, monkeypatch, what
 ):
@@ -574,6 +574,14 @@ def test_numbers_that_go_wrong_stop_the_run_and_keep_the_last_good_checkpoint(
             module.denoiser.backbone.long_skips.requires_grad_(False)
             with torch.no_grad():  # of no use to the loss of this step
                 module.denoiser.backbone.label_emb.weight[1] = torch.nan
+        elif what == "gradients":
+            weight = next(module.denoiser.backbone.parameters())
+            weight.register_hook(lambda gradient: gradient * torch.inf)
+        elif what == "data":
+            module.losses = module._losses
+            module._losses = lambda batch, *rest: module.losses(
+                {**batch, "image": batch["image"].index_fill(0, torch.tensor(1), torch.inf)}, *rest
+            )
         else:
             module.velocity = module.denoiser.velocity_weight
             module.denoiser.velocity_weight = lambda t: module.velocity(t) * torch.nan
@@ -593,6 +601,21 @@ def test_numbers_that_go_wrong_stop_the_run_and_keep_the_last_good_checkpoint(
     content = load(path)
     assert content["global_step"] == 4
     assert all(v.isfinite().all() for v in content["current_model_state"].values())
+
+
+def test_a_spike_of_the_loss_between_two_logged_steps_shows(folder, monkeypatch):
+    original = DiffusionModule._losses
+
+    def spiking(self, batch, *rest, **options):
+        losses, t = original(self, batch, *rest, **options)
+        return losses * (1000 if self.training and self.trainer.global_step == 4 else 1), t
+
+    monkeypatch.setattr(DiffusionModule, "_losses", spiking)
+    path = run(folder, 9, "spike", **{"trainer.log_every_n_steps": 3})
+    events = EventAccumulator(str(path.parents[1])).Reload()
+    losses, largest = ([e.value for e in events.Scalars(f"train/loss{x}")] for x in ("", "_max"))
+    assert max(losses) < 20
+    assert [value > 20 for value in largest] == [False, True, False]
 
 
 def test_the_moving_average_follows_the_model_to_its_device():

@@ -97,8 +97,11 @@ class Trial:
         if problem := unclear(again, {0} | command.second):
             found.append(f"repeated: {problem}")
         own = command.result(directory)
-        if fault == "directory vanishes" and command.name.startswith("train"):
-            result, own = result[0], own and own[0]  # the losses have vanished
+        if command.name.startswith("train") and own is not None:
+            if fault == "directory vanishes":
+                own = own[0], result[1]  # the losses may have vanished
+            else:  # a killed validation is not made up for
+                own[1]["val/loss"] = {**result[1]["val/loss"], **own[1].get("val/loss", {})}
         if own != result:
             found.append(f"another result: {different(result, own)}")
         after = content(directory)
@@ -129,7 +132,7 @@ def different(one: Any, other: Any, place: str = "") -> str:
     if isinstance(one, set) and isinstance(other, set):
         lacks, more = ([(a, len(b)) for a, b in x] for x in (one - other, other - one))
         return f"{place}: lacks {lacks}, has {more} more"
-    return f"{place}: {str(one)[:300]} is {str(other)[:300]}"
+    return f"{place}: {str(one)[:99]} is {str(other)[:99]}"
 
 
 def main() -> None:

@@ -46,14 +46,13 @@ def bits(content: Any) -> Any:
 
 
 def trained(directory: Path) -> Any:
-    """The newest checkpoint of the run, and its losses by step."""
-    paths = directory.glob("runs/faults/version_*/checkpoints/last.ckpt")
-    path = max(paths, key=lambda p: int(p.parents[1].name.removeprefix("version_")), default=None)
-    if path is None:
+    """The checkpoint that has come furthest, and the losses of its run by step."""
+    paths = list(directory.glob("runs/faults/version_*/checkpoints/last.ckpt"))
+    if not paths:
         return None
-    content = torch.load(path, weights_only=True)
-    for name in ("ModelCheckpoint", "callbacks"):
-        content.pop(name, None)
+    contents = {path: torch.load(path, weights_only=True) for path in paths}
+    path = max(paths, key=lambda path: contents[path]["global_step"])
+    content = contents[path]
     events = EventAccumulator(str(path.parents[1])).Reload()
     losses = {
         tag: {event.step: event.value for event in events.Scalars(tag)}

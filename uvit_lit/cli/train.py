@@ -252,7 +252,10 @@ def check_settings(cli: TrainCLI, path: Path) -> None:
     Raises:
         ValueError: If one that decides the weights differs, or the run does not tell its own.
     """
-    there = flatten(read_config(path.parents[1] / "config.yaml"))
+    config, by_name = path.parents[1] / "config.yaml", f"name it: --ckpt_path {path}"
+    if not config.is_file():
+        raise InputError(f"the newest run lacks its {config}; to go on with it, {by_name}")
+    there = flatten(read_config(config))
     here = flatten(read_yaml(cli.parser.dump(cli.config)))
     for name, value in here.items():
         section, _, option = name.partition(".")
@@ -262,7 +265,7 @@ def check_settings(cli: TrainCLI, path: Path) -> None:
         if decides and name not in MAY_DIFFER and there.get(name, value) != value:
             raise InputError(
                 f"{name} is {value} here and {shorten(there[name])} in the newest run "
-                f"{path.parents[1]}; to go on with it nevertheless, name it: --ckpt_path {path}"
+                f"{path.parents[1]}; to go on with it nevertheless, {by_name}"
             )
 
 
@@ -478,6 +481,8 @@ def main(args: list[str] | None = None) -> None:
         fail(error, 2)
     except FloatingPointError as error:
         stop(cli, typed, error, 1)
+    except InputError as error:  # an item of a data set of one's own
+        stop(cli, typed, error, 2)
     except OSError as error:
         fail(error, 1)
     except RuntimeError as error:

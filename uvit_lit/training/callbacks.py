@@ -132,18 +132,24 @@ class RunProgressBar(TQDMProgressBar):
 
 
 class LossByTime(StepCallback):
-    """Loss in each quarter of t: in training since the last logged step, and of a validation."""
+    """Loss in each quarter of t: in training since the last logged step, and of a validation.
+
+    ``train/loss_max`` is the largest loss of a batch since the last logged step, so that a spike
+    between two of them shows.
+    """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start with empty sums."""
         super().on_train_start(trainer, pl_module)
         self.training = torch.zeros(2, 4, device=pl_module.device)
+        self.largest = torch.zeros((), device=pl_module.device)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
     ) -> None:
         """Add the batch to the sums."""
         self._add(self.training, outputs)
+        self.largest = torch.maximum(self.largest, outputs["losses"].mean())
         super().on_train_batch_end(trainer, pl_module, outputs, *args)
 
     def after_step(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
@@ -155,7 +161,9 @@ class LossByTime(StepCallback):
         if is_logged(trainer, trainer.global_step):
             check_finite(trainer, pl_module)
             self._log(pl_module, "train", self.training)
+            pl_module.log("train/loss_max", self.largest)
             self.training.zero_()
+            self.largest = torch.zeros_like(self.largest)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start with empty sums."""

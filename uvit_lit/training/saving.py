@@ -64,7 +64,8 @@ class Checkpoints(StepCallback, Checkpoint):
         if trainer.world_size > 1:  # the signal may reach the processes at different steps
             stop = trainer.strategy.reduce_boolean_decision(self.terminated, all=False)
             self.terminated = bool(stop)
-        trainer.should_stop = trainer.should_stop or self.terminated
+        if self.terminated:  # at once: there may be little time, and no validation is due
+            trainer.should_stop, trainer.limit_val_batches = True, 0
         if trainer.log_dir is None:
             return
         directory = Path(trainer.log_dir) / "checkpoints"
