@@ -7,6 +7,8 @@ import math
 import os
 import platform
 import shutil
+import signal
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -130,6 +132,23 @@ def write(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Handle SIGINT and SIGTERM at the end of the block."""
+    came: list[int] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        for known in (signal.SIGINT, signal.SIGTERM):
+            handlers[known] = signal.signal(known, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for known, handler in handlers.items():
+            signal.signal(known, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
 def write_torch(path: Path, content: Any) -> None:
     """Write a file of ``torch.save``.
 
@@ -138,7 +157,7 @@ def write_torch(path: Path, content: Any) -> None:
     """
     import torch
 
-    with replacing(path) as file:
+    with replacing(path) as file, _signals_wait():  # it would make a RuntimeError of theirs
         try:
             torch.save(content, file)
         except RuntimeError:  # what torch makes of a write that failed

@@ -92,7 +92,9 @@ class Trial:
         words, ends = FAULTS[fault](case)
         if begun:
             words += f", begun by one killed after {moment:.2f} s"
-        found = [problem for end, allowed in ends if (problem := unclear(end, allowed))]
+        found = [
+            problem for end, allowed in ends if (problem := unclear(end, allowed | command.second))
+        ]
         again = Process(directory, command.arguments(directory)).outcome()
         if problem := unclear(again, {0} | command.second):
             found.append(f"repeated: {problem}")

@@ -53,6 +53,9 @@ def trained(directory: Path) -> Any:
     contents = {path: torch.load(path, weights_only=True) for path in paths}
     path = max(paths, key=lambda path: contents[path]["global_step"])
     content = contents[path]
+    loops = content["loops"]["fit_loop"]
+    for name in [name for name in loops if "val_loop" in name]:
+        del loops[name]  # counts of the batches that were validated
     events = EventAccumulator(str(path.parents[1])).Reload()
     losses = {
         tag: {event.step: event.value for event in events.Scalars(tag)}

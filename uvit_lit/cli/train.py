@@ -123,7 +123,7 @@ class TrainCLI(LightningCLI):
         first = os.environ.get("LOCAL_RANK", "0") == "0"
         self.is_new = first and getattr(logger, "init_args", {}).get("version") is None
         runs = Path(getattr(logger, "init_args", {}).get("save_dir", "runs"))
-        for directory in runs.glob("*/version_*/checkpoints"):
+        for directory in (*runs.glob("*/version_*"), *runs.glob("*/version_*/checkpoints")):
             tidy(directory)
         if (start := self.config.model.init_from) is not None:
             # A run that goes on has everything in its own checkpoint; that one may be gone.
