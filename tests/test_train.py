@@ -18,6 +18,7 @@ import pytest
 import torch
 from conftest import ROOT, error_line, make_folder, train_arguments
 from lightning.pytorch import LightningModule
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import FSDPStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -166,6 +167,19 @@ def test_an_older_checkpoint_branches_off_and_keeps_the_newer(folder):
     run(folder, 4, "one", ckpt_path=older)
     assert path.read_bytes() == before
     assert load(folder.parent / "runs/one/version_1/checkpoints/last.ckpt")["global_step"] == 4
+
+
+def test_two_runs_that_start_at_once_have_directories_of_their_own(tmp_path):
+    loggers = [TensorBoardLogger(tmp_path, "run") for _ in range(3)]
+    assert {logger.version for logger in loggers} == {0}  # as each of them sees it
+    for logger in loggers:
+        train.claim_version(logger)
+    assert [logger.version for logger in loggers] == [0, 1, 2]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "version_0",
+        "version_1",
+        "version_2",
+    ]
 
 
 def test_a_run_that_is_stopped_early_saves(folder):
