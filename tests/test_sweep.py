@@ -133,6 +133,19 @@ def test_a_cell_of_another_size_is_drawn_anew(sweep, runs, width):
     assert (len(runs), path.read_bytes()) == (2, whole)
 
 
+def test_a_flipped_bit_in_the_pixels_of_a_cell_is_noticed(sweep, runs):
+    out = sweep("--s", "0.2", "--b", "1")
+    path = out / "cells" / "s0.2_b1.png"
+    whole = path.read_bytes()
+    for place in range(whole.index(b"IDAT") + 6, len(whole) - 20, len(whole) // 5):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        assert read_png(path) is None
+    assert sweep("--s", "0.2", "--b", "1") == out
+    assert (len(runs), path.read_bytes()) == (2, whole)
+
+
 def test_other_skips_are_another_sweep(sweep, runs):
     arguments = ["--s", "0.2", "--b", "1"]
     outer, inner, both = (sweep(*arguments, "--skips", s) for s in ("outer", "inner", "all"))

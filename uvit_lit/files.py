@@ -193,6 +193,8 @@ def read_png(path: Path) -> tuple["np.ndarray", dict[str, Any]] | None:
 
     try:
         with Image.open(path) as image:
+            image.verify()  # the checksums of the pixels, which decoding does not look at
+        with Image.open(path) as image:
             return np.asarray(image), json.loads(image.info["parameters"])
     except Exception:  # a damaged file may end in any
         return None

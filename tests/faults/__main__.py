@@ -102,8 +102,8 @@ class Trial:
         if command.name.startswith("train") and own is not None:
             if fault == "directory vanishes":
                 own = own[0], result[1]  # the losses may have vanished
-            else:  # a killed validation is not made up for
-                own[1]["val/loss"] = {**result[1]["val/loss"], **own[1].get("val/loss", {})}
+            else:  # what is logged after a save may be lost with the process
+                own = own[0], {k: {**v, **own[1].get(k, {})} for k, v in result[1].items()}
         if own != result:
             found.append(f"another result: {different(result, own)}")
         after = content(directory)

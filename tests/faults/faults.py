@@ -149,8 +149,13 @@ def vanishes(case: Case) -> tuple[str, Ends]:
     """A directory of the output is removed."""
     moment, process = case.moment(), case.start()
     process.wait_until(moment)
-    # Without the configuration of its run a checkpoint has to be named to go on from it.
-    folders = [path for path in case.folders() if not any(path.rglob("config.yaml"))]
+    # Without the configuration of its run a checkpoint has to be named to go on from it, as has
+    # one where another run changes later.
+    folders = [
+        path
+        for path in case.folders()
+        if not any(path.rglob("config.yaml")) and "before" not in path.parts
+    ]
     folder = case.rng.choice(folders) if folders else None
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,8 +1,10 @@
 """A fixed part of the faults, in every run of the slow tests; ``make faults`` has any number."""
 
 import resource
+import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +22,38 @@ def test_no_fault_loses_anything():
     command = [sys.executable, "tests/faults", "--seed", "0", "--cases", str(CASES)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+STARTS = """
+import sys
+from uvit_lit.cli import main, orderly
+with orderly():
+    print("ready", flush=True)
+    main("train")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("moment", [0, 1, 3])
+def test_a_signal_while_the_libraries_load_is_one_line(tmp_path, number, status, moment):
+    command = [sys.executable, "-c", STARTS, "--config", "configs/quickstart.yaml"]
+    runs = f"--trainer.logger.init_args.save_dir={tmp_path}"
+    process = subprocess.Popen(
+        [*command, runs],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(moment)
+    process.send_signal(number)
+    _, err = process.communicate()
+    assert process.returncode == status, err
+    assert err.count("error:") == 1, err
+    assert "Traceback" not in err
 
 
 @contextmanager
