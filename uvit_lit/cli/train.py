@@ -351,7 +351,10 @@ def check_run(cli: TrainCLI) -> int | None:
         known, of_data = (saved.get(f"{kind}hyper_parameters") for kind in ("", "datamodule_"))
         if not (isinstance(known, dict) and isinstance(of_data, dict)):
             raise InputError(f"checkpoint {path} was not written by train.py")
-        check_resume(model, known)
+        try:
+            check_resume(model, known)
+        except InputError as error:
+            raise InputError(f"checkpoint {path}: {error}") from None
         here, there = data.hparams["autoencoder"], of_data.get("autoencoder")
         if there != here:
             raise InputError(
