@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow fuzz lint docs clean
+.PHONY: demo test test-slow fuzz faults lint docs clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
@@ -25,6 +25,10 @@ test-slow: .venv/installed ## the slow tests: many resumes, two processes, kills
 N ?= 2000
 fuzz: .venv/installed ## damaged files of every kind: N cases of a new seed
 	$(BIN)/python tests/fuzz --cases $(N)
+
+CASES ?= 200
+faults: .venv/installed ## signals, full disks, two processes ... at CASES random moments of a new seed
+	$(BIN)/python tests/faults --cases $(CASES)
 
 lint: .venv/installed ## style and types
 	$(BIN)/ruff check

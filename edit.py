@@ -1,6 +1,6 @@
 """uvit-lit edit: python edit.py --help."""
 
-from uvit_lit.cli.edit import main
+from uvit_lit.cli import main
 
 if __name__ == "__main__":
-    main()
+    main("edit")

@@ -1,6 +1,6 @@
 """uvit-lit evaluate: python evaluate.py --help."""
 
-from uvit_lit.cli.evaluate import main
+from uvit_lit.cli import main
 
 if __name__ == "__main__":
-    main()
+    main("evaluate")

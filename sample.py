@@ -1,6 +1,6 @@
 """uvit-lit sample: python sample.py --help."""
 
-from uvit_lit.cli.sample import main
+from uvit_lit.cli import main
 
 if __name__ == "__main__":
-    main()
+    main("sample")

@@ -1,6 +1,6 @@
 """uvit-lit sweep: python sweep.py --help."""
 
-from uvit_lit.cli.sweep import main
+from uvit_lit.cli import main
 
 if __name__ == "__main__":
-    main()
+    main("sweep")

@@ -1,6 +1,6 @@
 """uvit-lit train: python train.py --help."""
 
-from uvit_lit.cli.train import main
+from uvit_lit.cli import main
 
 if __name__ == "__main__":
-    main()
+    main("train")

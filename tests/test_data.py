@@ -3,6 +3,7 @@
 import itertools
 import os
 import resource
+import signal
 import struct
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from uvit_lit.data.folder import Images, load_folder, try_decode
 from uvit_lit.data.own import load_dataset
 from uvit_lit.data.shapes import CLASSES, draw_shapes
 from uvit_lit.errors import InputError, Note
-from uvit_lit.files import write, write_png, write_torch
+from uvit_lit.files import RESERVED, free_stem, write, write_png, write_torch
 
 
 def numbered(count):
@@ -489,6 +490,30 @@ def test_what_a_killed_process_left_goes_and_what_another_writes_stays(tmp_path)
     assert str(alive.pid) in partial.name
     alive.kill()
     alive.wait()
+
+
+def test_a_name_that_a_killed_process_has_reserved_is_free(tmp_path):
+    (tmp_path / "image.json").write_text(f"{RESERVED}{2**30}")  # no process has that number
+    (tmp_path / "other.json").write_text("{}")
+    assert free_stem(tmp_path, "image") == tmp_path / "image"
+    assert free_stem(tmp_path, "image") == tmp_path / "image-2"
+    assert free_stem(tmp_path, "other") == tmp_path / "other-2"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_end_of_a_write(tmp_path, monkeypatch, number):
+    """In the middle torch would say that the file cannot be written."""
+    came, save = [], torch.save
+    monkeypatch.setattr(
+        "torch.save", lambda *a: (signal.raise_signal(number), save(*a), came.append("saved"))
+    )
+    before = signal.signal(number, lambda *_: came.append("signal"))
+    try:
+        write_torch(tmp_path / "a.pt", {"x": 1})
+    finally:
+        signal.signal(number, before)
+    assert came == ["saved", "signal"]
+    assert torch.load(tmp_path / "a.pt") == {"x": 1}
 
 
 def test_a_full_disk_names_the_file(tmp_path):

@@ -248,7 +248,7 @@ def test_an_interrupted_evaluation_goes_on(run, monkeypatch, tmp_path):
     monkeypatch.setattr(Generation, "stream", interrupted)
     for path in (tmp_path / "out").rglob("*.state"):
         path.unlink()
-    with pytest.raises(SystemExit, match="130"):
+    with pytest.raises(KeyboardInterrupt):
         run("--metrics", METRICS, "--n", "20")
     assert run("--metrics", METRICS, "--n", "20") == whole
     assert firsts == [0, 10]
@@ -262,6 +262,42 @@ def test_what_was_kept_and_is_damaged_is_computed_again(run, tmp_path, pattern):
     (path,) = tmp_path.glob(pattern)
     path.write_bytes(path.read_bytes()[:300])
     assert run("--metrics", "fid,detail,classes") == whole
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("images", 9999),
+        ("images", -1),
+        ("images", "all"),
+        ("images", 5),
+        ("per_image", {}),
+        ("per_image", torch.zeros(3)),
+        ("distances", None),
+        ("distances", {"frechet": {}, "kept": torch.zeros(12, 10), "count": 12}),
+        ("foreign", 1),
+    ],
+)
+def test_a_state_that_says_something_else_is_measured_anew(run, tmp_path, name, value):
+    whole = run("--metrics", "fid,detail,classes")
+    (path,) = tmp_path.glob("out/*/*.state")
+    content = {**torch.load(path, weights_only=True), name: value}
+    torch.save({"foreign": 1} if name == "foreign" else content, path)
+    assert run("--metrics", "fid,detail,classes") == whole
+    assert torch.load(path, weights_only=True)["images"] == 12
+
+
+def test_a_damaged_state_is_told(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--ckpt", str(trained), "--steps", "1", "--n", "2", "--metrics", "detail"]
+    evaluate.main([*arguments, "--out", "out"])
+    (path,) = tmp_path.glob("out/*/*.state")
+    torch.save({"images": 9999}, path)
+    capsys.readouterr()
+    evaluate.main([*arguments, "--out", "out"])
+    notes = [line for line in capsys.readouterr().err.splitlines() if "state is measured" in line]
+    assert len(notes) == 1
+    assert "images is 9999" in notes[0]
 
 
 def test_the_class_of_an_image_depends_on_its_seed_alone(trained):

@@ -13,6 +13,7 @@ from PIL import Image
 from uvit_lit import detail as metrics
 from uvit_lit.cli.sample import main as sample_main
 from uvit_lit.cli.sweep import main
+from uvit_lit.files import read_png, write_png
 from uvit_lit.generation import Generation
 
 
@@ -119,6 +120,30 @@ def test_cells_that_are_there_are_kept(sweep, runs):
     assert len(runs) == 4
     assert sweep("--s", "0.2,1", "--b", "1", "--seed", "5") != first
     assert len(runs) == 6
+
+
+@pytest.mark.parametrize("width", [16, 32, 47])
+def test_a_cell_of_another_size_is_drawn_anew(sweep, runs, width):
+    out = sweep("--s", "0.2", "--b", "1")
+    path = out / "cells" / "s0.2_b1.png"
+    whole = path.read_bytes()
+    pixels, parameters = read_png(path)
+    write_png(path, pixels[:, :width].copy(), parameters)
+    assert sweep("--s", "0.2", "--b", "1") == out
+    assert (len(runs), path.read_bytes()) == (2, whole)
+
+
+def test_a_flipped_bit_in_the_pixels_of_a_cell_is_noticed(sweep, runs):
+    out = sweep("--s", "0.2", "--b", "1")
+    path = out / "cells" / "s0.2_b1.png"
+    whole = path.read_bytes()
+    for place in range(whole.index(b"IDAT") + 6, len(whole) - 20, len(whole) // 5):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        assert read_png(path) is None
+    assert sweep("--s", "0.2", "--b", "1") == out
+    assert (len(runs), path.read_bytes()) == (2, whole)
 
 
 def test_other_skips_are_another_sweep(sweep, runs):

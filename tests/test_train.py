@@ -18,6 +18,7 @@ import pytest
 import torch
 from conftest import ROOT, error_line, make_folder, train_arguments
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import FSDPStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -167,6 +168,19 @@ def test_an_older_checkpoint_branches_off_and_keeps_the_newer(folder):
     run(folder, 4, "one", ckpt_path=older)
     assert path.read_bytes() == before
     assert load(folder.parent / "runs/one/version_1/checkpoints/last.ckpt")["global_step"] == 4
+
+
+def test_two_runs_that_start_at_once_have_directories_of_their_own(tmp_path):
+    loggers = [TensorBoardLogger(tmp_path, "run") for _ in range(3)]
+    assert {logger.version for logger in loggers} == {0}  # as each of them sees it
+    for logger in loggers:
+        train.claim_version(logger)
+    assert [logger.version for logger in loggers] == [0, 1, 2]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "version_0",
+        "version_1",
+        "version_2",
+    ]
 
 
 def test_a_run_that_is_stopped_early_saves(folder):
@@ -566,7 +580,7 @@ def test_ctrl_c_is_one_line(folder, capsys, monkeypatch):
     train.main(resumed(line))
 
 
-@pytest.mark.parametrize("what", ["loss", "weights"])
+@pytest.mark.parametrize("what", ["loss", "gradients", "weights", "data"])
 def test_numbers_that_go_wrong_stop_the_run_and_keep_the_last_good_checkpoint(
     folder, capsys, monkeypatch, what
 ):
@@ -575,6 +589,14 @@ def test_numbers_that_go_wrong_stop_the_run_and_keep_the_last_good_checkpoint(
             module.denoiser.backbone.long_skips.requires_grad_(False)
             with torch.no_grad():  # of no use to the loss of this step
                 module.denoiser.backbone.label_emb.weight[1] = torch.nan
+        elif what == "gradients":
+            weight = next(module.denoiser.backbone.parameters())
+            weight.register_hook(lambda gradient: gradient * torch.inf)
+        elif what == "data":
+            module.losses = module._losses
+            module._losses = lambda batch, *rest: module.losses(
+                {**batch, "image": batch["image"].index_fill(0, torch.tensor(1), torch.inf)}, *rest
+            )
         else:
             module.velocity = module.denoiser.velocity_weight
             module.denoiser.velocity_weight = lambda t: module.velocity(t) * torch.nan
@@ -594,6 +616,21 @@ def test_numbers_that_go_wrong_stop_the_run_and_keep_the_last_good_checkpoint(
     content = load(path)
     assert content["global_step"] == 4
     assert all(v.isfinite().all() for v in content["current_model_state"].values())
+
+
+def test_a_spike_of_the_loss_between_two_logged_steps_shows(folder, monkeypatch):
+    original = DiffusionModule._losses
+
+    def spiking(self, batch, *rest, **options):
+        losses, t = original(self, batch, *rest, **options)
+        return losses * (1000 if self.training and self.trainer.global_step == 4 else 1), t
+
+    monkeypatch.setattr(DiffusionModule, "_losses", spiking)
+    path = run(folder, 9, "spike", **{"trainer.log_every_n_steps": 3})
+    events = EventAccumulator(str(path.parents[1])).Reload()
+    losses, largest = ([e.value for e in events.Scalars(f"train/loss{x}")] for x in ("", "_max"))
+    assert max(losses) < 20
+    assert [value > 20 for value in largest] == [False, True, False]
 
 
 def test_the_moving_average_follows_the_model_to_its_device():

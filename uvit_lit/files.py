@@ -6,6 +6,9 @@ import json
 import math
 import os
 import platform
+import shutil
+import signal
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -32,17 +35,47 @@ HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 """Stands for this machine in the names of unfinished files."""
 
 
+RESERVED = f"reserved by {HOST} "
+"""Begins a file that reserves a name; the number of the process follows."""
+
+
 @cache
-def _tidy(directory: Path) -> None:
+def tidy(directory: Path) -> None:
     """Remove what killed processes of this machine have left unfinished, once per process."""
     for path in directory.glob(f"*.{HOST}.*.partial"):
-        pid = path.name.split(".")[-2]
-        try:
-            os.kill(int(pid), 0)
-        except (ProcessLookupError, ValueError, OverflowError):
-            path.unlink(missing_ok=True)
-        except PermissionError:  # it is alive
-            continue
+        if not _is_alive(path.name.split(".")[-2]):
+            _remove(path)
+    for path in directory.glob("*.json"):
+        text = _reservation(path)
+        if text.startswith(RESERVED) and not _is_alive(text.removeprefix(RESERVED)):
+            _remove(path)
+
+
+def _is_alive(pid: str) -> bool:
+    """Whether a process of this machine, by its number, runs."""
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def _reservation(path: Path) -> str:
+    """Text of a file that is as short as one that reserves a name; else nothing."""
+    with suppress(OSError):
+        if path.stat().st_size < 100:
+            return path.read_text(errors="replace")
+    return ""
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a directory, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -52,13 +85,13 @@ def replacing_path(path: Path) -> Iterator[Path]:
     No other process writes under that name, and what a killed one has left in the directory goes.
 
     Args:
-        path: The file; missing directories are made.
+        path: The file, or a directory that is not there yet; missing parents are made.
 
     Raises:
         OSError: If it cannot be written; ``path`` is then as it was, and named.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _tidy(path.parent)
+    tidy(path.parent)
     partial = path.with_name(f"{path.name}.{HOST}.{os.getpid()}.partial")
     try:
         yield partial
@@ -70,7 +103,7 @@ def replacing_path(path: Path) -> Iterator[Path]:
             raise OSError(f"cannot write {path}: {error}") from None
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
     finally:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
 
 
 @contextmanager
@@ -99,6 +132,23 @@ def write(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Handle SIGINT and SIGTERM at the end of the block."""
+    came: list[int] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        for known in (signal.SIGINT, signal.SIGTERM):
+            handlers[known] = signal.signal(known, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for known, handler in handlers.items():
+            signal.signal(known, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
 def write_torch(path: Path, content: Any) -> None:
     """Write a file of ``torch.save``.
 
@@ -107,7 +157,7 @@ def write_torch(path: Path, content: Any) -> None:
     """
     import torch
 
-    with replacing(path) as file:
+    with replacing(path) as file, _signals_wait():  # it would make a RuntimeError of theirs
         try:
             torch.save(content, file)
         except RuntimeError:  # what torch makes of a write that failed
@@ -142,6 +192,8 @@ def read_png(path: Path) -> tuple["np.ndarray", dict[str, Any]] | None:
     from PIL import Image
 
     try:
+        with Image.open(path) as image:
+            image.verify()  # the checksums of the pixels, which decoding does not look at
         with Image.open(path) as image:
             return np.asarray(image), json.loads(image.info["parameters"])
     except Exception:  # a damaged file may end in any
@@ -191,10 +243,12 @@ def read_npz(
 def free_stem(directory: Path, stem: str) -> Path:
     """Path without a suffix that no output in the directory has yet; makes the directory.
 
-    It is reserved for this process by an empty file with the suffix .json, which is to be written
-    over with the parameters; one that is still empty goes when the process ends.
+    It is reserved for this process by a file with the suffix .json, which is to be written over
+    with the parameters; one that was not goes when the process ends, or when a later one that
+    writes there finds it dead.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    tidy(directory)
     existing = [path.name for path in directory.iterdir()]
 
     def is_taken(name: str) -> bool:
@@ -204,14 +258,15 @@ def free_stem(directory: Path, stem: str) -> Path:
         reserved = directory / f"{name}.json"
         if not is_taken(name):
             with suppress(FileExistsError):
-                reserved.open("x").close()
-                atexit.register(_release, reserved)
+                with reserved.open("x") as file:
+                    atexit.register(_release, reserved)
+                    file.write(f"{RESERVED}{os.getpid()}")
                 return directory / name
     raise AssertionError
 
 
 def _release(reserved: Path) -> None:
     """Remove a file that reserved a name and was not written."""
-    with suppress(OSError):
-        if reserved.stat().st_size == 0:
+    if f"{RESERVED}{os.getpid()}".startswith(_reservation(reserved)):  # all of it, if it fits
+        with suppress(OSError):
             reserved.unlink()

@@ -154,6 +154,48 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
+def difference(saved: Any, own: Any, name: str = "") -> str | None:
+    """Say where data from a file is not like data of this program, which tells kinds and shapes.
+
+    Args:
+        saved: From the file; it may have more entries.
+        own: Of the same structure: its tensors give shape and type, its numbers their type.
+        name: Of the place, in the answer.
+
+    Returns:
+        The first place with another kind, shape or range, or with what is not finite, and what
+        is wrong there; None if there is none.
+    """
+    if isinstance(own, dict):
+        if not isinstance(saved, dict):
+            return f"{name} is {shorten(saved)}"
+        for key, value in own.items():
+            place = f"{name}.{key}" if name else str(key)
+            if key not in saved:
+                return f"{place} is missing"
+            if problem := difference(saved[key], value, place):
+                return problem
+        return None
+    if isinstance(own, list | tuple):
+        if not isinstance(saved, list | tuple) or len(saved) != len(own):
+            return f"{name} is {shorten(saved)}"
+        pairs = enumerate(zip(saved, own, strict=True))
+        problems = (difference(one, other, f"{name}.{i}") for i, (one, other) in pairs)
+        return next(filter(None, problems), None)
+    if isinstance(own, Tensor):
+        if not isinstance(saved, Tensor) or saved.shape != own.shape or saved.dtype != own.dtype:
+            return f"{name} is {shorten(saved)}, not of {own.dtype} and shape {tuple(own.shape)}"
+        return None if saved.isfinite().all() else f"{name} is not finite"
+    if own is None or isinstance(own, bool | str):
+        return None if type(saved) is type(own) else f"{name} is {shorten(saved)}"
+    is_number = type(saved) in (int, float) and abs(saved) < 2**63
+    return (
+        None
+        if is_number and (type(saved) is int or type(own) is float) and saved >= 0
+        else (f"{name} is {shorten(saved)}")
+    )
+
+
 def _check_sums(path: Path) -> None:
     """Compare the checksums in a file of torch, which torch does not read.
 

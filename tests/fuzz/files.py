@@ -16,15 +16,19 @@ from lightning.pytorch import Trainer
 from PIL import Image
 from safetensors.torch import load as read_safetensors
 from safetensors.torch import save as write_safetensors
+from test_evaluate import moments
 
 from uvit_lit.cli import train
 from uvit_lit.cli.edit import read_image
 from uvit_lit.cli.export import main as export_main
 from uvit_lit.cli.options import checked_input
+from uvit_lit.cli.sweep import draw
 from uvit_lit.data.folder import load_folder
 from uvit_lit.evaluation.distances import Distances, Reference
-from uvit_lit.generation import generate
+from uvit_lit.evaluation.evaluate import Evaluation
+from uvit_lit.generation import Generation, generate
 from uvit_lit.model import load_model
+from uvit_lit.options import ModelOptions, ReferenceOptions, SamplingOptions, SkipOptions
 from uvit_lit.skips import SkipSettings
 from uvit_lit.training.module import DiffusionModule
 
@@ -259,6 +263,34 @@ def all_targets(root: Path, output: Path) -> list[DamagedFile]:
         with checked_input():
             assert load_folder(cache_files.parent, 8, path.parent).pixels.shape == (1, 3, 8, 8)
 
+    rows = moments(torch.from_numpy(generator.integers(0, 256, (30, 3, 8, 8), dtype=np.uint8)))
+    own = {"mu": rows.mean(0), "sigma": rows.T.cov(), "features": rows}
+    np.savez(valid / "own.npz", **{name: value.numpy() for name, value in own.items()})
+    sampling = SamplingOptions(n=2, steps=1, batch_size=2)
+    options = ModelOptions(str(valid / "model.ckpt"), device="cpu")
+    generation = Generation.load(options, sampling, drawn_labels=True)
+    generation.launch()
+    measured = ReferenceOptions(
+        ["fid", "kid", "detail"], "test_evaluate:moments", stats=valid / "own.npz"
+    )
+    evaluation = Evaluation(generation, measured)
+
+    def state(path: Path) -> Any:
+        with checked_input(), generation.bar(show=False) as bar:
+            return evaluation.measure(generation, path, bar)
+
+    def cell(path: Path) -> Any:
+        with checked_input(), generation.bar(show=False) as bar:
+            return draw(generation, SkipOptions(), path, bar)
+
+    whole = state(valid / "whole.state")[0], cell(valid / "whole.png")
+
+    def same_state(path: Path) -> None:
+        assert state(path)[0] == whole[0]
+
+    def same_cell(path: Path) -> None:
+        assert torch.equal(cell(path), whole[1])
+
     into = output / "input"
     return [
         DamagedFile("ckpt", valid / "model.ckpt", into / "a.ckpt", weights, inside_torch),
@@ -281,6 +313,8 @@ def all_targets(root: Path, output: Path) -> list[DamagedFile]:
         DamagedFile("yaml", valid / "config.yaml", into / "a.yaml", configure, inside_yaml),
         DamagedFile("stats", valid / "stats.npz", into / "a.npz", statistics, inside_npz),
         DamagedFile("cache", cached, output / "fresh" / cached.name, cache, inside_npz),
+        DamagedFile("state", valid / "whole.state", into / "a.state", same_state, inside_torch),
+        DamagedFile("cell", valid / "whole.png", into / "a.png", same_cell),
         *(
             DamagedFile(f"edit {s}", valid / f"image.{s}", into / f"a.{s}", edit)
             for s in ("png", "jpg", "tif", "gif", "webp")

@@ -1,7 +1,12 @@
 """The commands: ``uvit-lit NAME``, each a module of this package with ``main``."""
 
 import importlib
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 COMMANDS = {
     "train": "train or fine-tune a U-ViT",
@@ -16,13 +21,60 @@ COMMANDS = {
 }
 
 
-def main() -> None:
-    """Run the command that the first argument names."""
-    name, arguments = (sys.argv[1:2] or ["--help"])[0], sys.argv[2:]
-    if name in COMMANDS:
-        sys.argv = [f"uvit-lit {name}", *arguments]
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the command ends as it does with Ctrl-C, but for the word and the status."""
+
+
+def _stop(number: int, _: Any) -> None:
+    """Raise the exception of a signal; a second signal ends the process at once."""
+    signal.signal(number, signal.SIG_DFL)
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _in_thread(failed: threading.ExceptHookArgs) -> None:
+    """Leave an ``OSError`` of TensorBoard's thread to the main one, where it is raised again."""
+    if not issubclass(failed.exc_type, OSError):
+        threading.__excepthook__(failed)
+
+
+@contextmanager
+def orderly() -> Iterator[None]:
+    """End with one line on Ctrl-C and SIGTERM, and with the statuses of a shell for them."""
+    signals = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    threading.excepthook = _in_thread
+    try:
+        for number in signals:
+            signal.signal(number, _stop)
+        yield
+    except Terminated:
+        print("error: terminated", file=sys.stderr)
+        sys.exit(143)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(130)
+    finally:  # the work is done, or given up
+        for number in signals:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def main(name: str | None = None) -> None:
+    """Run a command.
+
+    Args:
+        name: Of the command; None takes the first argument of the process.
+    """
+    with orderly():
+        if name is None:
+            name, arguments = (sys.argv[1:2] or ["--help"])[0], sys.argv[2:]
+            if name not in COMMANDS:
+                _help(name)
+                return
+            sys.argv = [f"uvit-lit {name}", *arguments]
         importlib.import_module(f"uvit_lit.cli.{name}").main()
-        return
+
+
+def _help(name: str) -> None:
+    """Show the commands, where the name is none of them."""
     lines = [f"  {command:10}{summary}" for command, summary in COMMANDS.items()]
     usage = "\n".join(
         [

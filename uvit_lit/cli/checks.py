@@ -119,7 +119,10 @@ def check_settings(cli: "TrainCLI", path: Path) -> None:
     Raises:
         ValueError: If one that decides the weights differs, or the run does not tell its own.
     """
-    there = flatten(read_config(path.parents[1] / "config.yaml"))
+    config, by_name = path.parents[1] / "config.yaml", f"name it: --ckpt_path {path}"
+    if not config.is_file():
+        raise InputError(f"the newest run lacks its {config}; to go on with it, {by_name}")
+    there = flatten(read_config(config))
     here = flatten(read_yaml(cli.parser.dump(cli.config)))
     for name, value in here.items():
         section, _, option = name.partition(".")
@@ -129,7 +132,7 @@ def check_settings(cli: "TrainCLI", path: Path) -> None:
         if decides and name not in MAY_DIFFER and there.get(name, value) != value:
             raise InputError(
                 f"{name} is {value} here and {shorten(there[name])} in the newest run "
-                f"{path.parents[1]}; to go on with it nevertheless, name it: --ckpt_path {path}"
+                f"{path.parents[1]}; to go on with it nevertheless, {by_name}"
             )
 
 
@@ -214,7 +217,10 @@ def check_run(cli: "TrainCLI") -> int | None:
         known, of_data = (saved.get(f"{kind}hyper_parameters") for kind in ("", "datamodule_"))
         if not (isinstance(known, dict) and isinstance(of_data, dict)):
             raise InputError(f"checkpoint {path} was not written by train.py")
-        check_resume(model, known)
+        try:
+            check_resume(model, known)
+        except InputError as error:
+            raise InputError(f"checkpoint {path}: {error}") from None
         here, there = data.hparams["autoencoder"], of_data.get("autoencoder")
         if there != here:
             raise InputError(

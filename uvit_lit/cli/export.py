@@ -73,6 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     import torch
 
+    from uvit_lit.files import replacing_path
     from uvit_lit.model import HUB, hub_errors, load_model
     from uvit_lit.onnx import export_onnx
     from uvit_lit.web import export_web
@@ -113,7 +114,8 @@ def main(arguments: list[str] | None = None) -> None:
             with hub_errors(target):
                 print(model.push_to_hub(target.removeprefix(HUB), model_card_kwargs=card))
         elif not out.suffix:
-            model.save_pretrained(out, model_card_kwargs=card)
+            with replacing_path(out) as partial:
+                model.save_pretrained(partial, model_card_kwargs=card)
             print(out)
         else:
             write = write_official if out.suffix == ".pth" else write_safetensors

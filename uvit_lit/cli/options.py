@@ -53,8 +53,6 @@ def checked_input(debug: bool = False, batch_size: str = "batch size") -> Iterat
         sys.exit(1)
     except OSError as error:
         fail(error, 1)
-    except KeyboardInterrupt:
-        fail("interrupted", 130)
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError" and "can't allocate memory" not in str(error):
             raise

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uvit_lit.cli.options import Parser, checked_input
+from uvit_lit.errors import note
 from uvit_lit.files import read_png, write, write_png
 from uvit_lit.options import (
     Cell,
@@ -40,15 +41,21 @@ def build_parser() -> Parser:
 
 def draw(generation: "Generation", skips: SkipOptions, path: Path, bar: "tqdm") -> "Tensor":
     """Images of a cell, (images, 3, H, W) uint8: those at ``path`` if made alike, else new ones."""
+    import numpy as np
     import torch
 
     parameters = generation.parameters(skips)
     parameters["ckpt"] = generation.model.path.name  # its content is in the hash
     stored = generation.devices.decide(read_png(path))
-    if stored is not None and stored[1] == parameters:
+    size = generation.image_size
+    shape = size, size * len(generation.seeds), 3
+    whole = stored is not None and (stored[0].dtype, stored[0].shape) == (np.uint8, shape)
+    if stored is not None and whole and stored[1] == parameters:
         bar.update(generation.devices.share(len(generation.seeds)) * generation.calls)
         row = torch.from_numpy(stored[0].copy())
-        return row.unflatten(1, (-1, generation.image_size)).permute(1, 3, 0, 2)
+        return row.unflatten(1, (-1, size)).permute(1, 3, 0, 2)
+    if generation.devices.is_main and path.exists():
+        note(f"{path} is drawn anew: it is damaged, or of other settings")
     images = generation.run(bar)
     row = images.permute(2, 0, 3, 1).flatten(1, 2)  # side by side
     if generation.devices.is_main:
@@ -76,7 +83,7 @@ def table(values: "dict[Cell, dict[str, Tensor]]") -> str:
     return text.getvalue()
 
 
-def figures(images: "dict[Cell, Tensor]", note: str) -> "dict[str, Any]":
+def figures(images: "dict[Cell, Tensor]", words: str) -> "dict[str, Any]":
     """Figures by name: a grid and the spectra, one pair for every value of further axes."""
     from uvit_lit.plots import plot_cell_spectra, plot_cells
 
@@ -95,7 +102,7 @@ def figures(images: "dict[Cell, Tensor]", note: str) -> "dict[str, Any]":
     drawn = {}
     for other, cells in panels.items():
         suffix = f"_{other.stem()}" if other.values else ""
-        text = f"{other.title()}; {note}" if other.values else note
+        text = f"{other.title()}; {words}" if other.values else words
         drawn[f"grid{suffix}"] = plot_cells(cells, text)
         drawn[f"spectra{suffix}"] = plot_cell_spectra(cells, text)
     return drawn
@@ -138,13 +145,13 @@ def main(arguments: list[str] | None = None) -> None:
             return
         values = {cell: measure_detail(pixels) for cell, pixels in images.items()}
         write(out / "detail.csv", table(values).encode())
-        note = (
+        words = (
             f"{model.name}, {model.training}; seeds {sampling.seed} to "
             f"{sampling.seed + sampling.n - 1}; {sampling.solver}, {sampling.steps} steps, "
             f"{sampling.precision}"
         )
         writer = SummaryWriter(str(out))
-        for name, figure in figures(images, note).items():
+        for name, figure in figures(images, words).items():
             save_figure(figure, out / f"{name}.png")
             writer.add_figure(f"sweep/{name}", figure)
         writer.close()

@@ -7,6 +7,7 @@ option; ``--ckpt_path last`` resumes.
 
 import inspect
 import logging
+import os
 import re
 import shlex
 import sys
@@ -20,8 +21,10 @@ from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from uvit_lit.cli import Terminated
 from uvit_lit.cli.checks import check_newest, check_nulls, check_run, check_trainer
 from uvit_lit.cli.config import STRICT, choose_config
 from uvit_lit.cli.options import checked_input, fail
@@ -29,6 +32,7 @@ from uvit_lit.data.datamodule import ImageData
 from uvit_lit.distributed import keep_memory
 from uvit_lit.errors import InputError
 from uvit_lit.families import FILTERS
+from uvit_lit.files import tidy
 from uvit_lit.model import find_checkpoint
 from uvit_lit.skips import UNCHANGED, SkipSettings
 from uvit_lit.training.callbacks import (
@@ -123,7 +127,11 @@ class TrainCLI(LightningCLI):
         if self.config.trainer.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"].append(RunProgressBar())
         logger = self.config.trainer.logger
+        first = os.environ.get("LOCAL_RANK", "0") == "0"
+        self.is_new = first and getattr(logger, "init_args", {}).get("version") is None
         runs = Path(getattr(logger, "init_args", {}).get("save_dir", "runs"))
+        for directory in (*runs.glob("*/version_*"), *runs.glob("*/version_*/checkpoints")):
+            tidy(directory)
         if (start := self.config.model.init_from) is not None:
             # A run that goes on has everything in its own checkpoint; that one may be gone.
             gone = self.config.ckpt_path is not None and not Path(start).exists()
@@ -144,6 +152,7 @@ class TrainCLI(LightningCLI):
             logger.init_args["save_dir"] = str(version.parent.parent)
             logger.init_args["name"] = version.parent.name
             logger.init_args["version"] = int(version.name.removeprefix("version_"))
+            self.is_new = False
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; what Lightning refuses is a mistake in an option."""
@@ -151,6 +160,16 @@ class TrainCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"the options of trainer are refused: {error}") from None
+
+
+def claim_version(logger: Any) -> None:
+    """Make the directory of a new run, so that no other process takes its number."""
+    while isinstance(logger, TensorBoardLogger):
+        try:
+            Path(logger.log_dir).mkdir(parents=True)
+            return
+        except FileExistsError:
+            logger._version = int(logger.version) + 1
 
 
 def explain(message: str) -> str:
@@ -207,6 +226,8 @@ def main(args: list[str] | None = None) -> None:
         cli = read_command_line()
         step = check_run(cli)
         if step is None:
+            if cli.is_new:
+                claim_version(cli.trainer.logger)
             fit(cli, typed)
             print(cli.trainer.log_dir)
             return
@@ -235,7 +256,7 @@ def read_command_line() -> TrainCLI:
                 "parser_mode": STRICT,
             },
             save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": True},
+            save_config_kwargs={"save_to_log_dir": False},
             trainer_defaults={
                 "plugins": [{"class_path": "uvit_lit.training.saving.AtomicCheckpointIO"}],
                 "callbacks": [LossByTime(), LearningRateMonitor()],
@@ -258,10 +279,14 @@ def fit(cli: TrainCLI, typed: Sequence[str]) -> None:
         raise InputError(error) from None
     except FloatingPointError as error:
         stop(cli, typed, error, 1)
-    except SystemExit:  # Lightning makes one of Ctrl-C
-        if cli.trainer.interrupted:
-            stop(cli, typed, f"interrupted at step {cli.trainer.global_step}", 130)
-        raise
+    except InputError as error:  # an item of a data set of one's own
+        stop(cli, typed, error, 2)
+    except SystemExit as error:  # Lightning makes one of Ctrl-C
+        if not cli.trainer.interrupted:
+            raise
+        terminated = isinstance(error.__context__, Terminated)
+        word, status = ("terminated", 143) if terminated else ("interrupted", 130)
+        stop(cli, typed, f"{word} at step {cli.trainer.global_step}", status)
     finally:
         group = torch.distributed
         if group.is_available() and group.is_initialized() and group.get_backend() == "gloo":

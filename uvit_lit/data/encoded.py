@@ -1,6 +1,7 @@
 """A folder of images as latents, encoded once."""
 
 import json
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from uvit_lit.data.folder import Images, arrange, folder_key, list_images, try_decode
 from uvit_lit.distributed import choose_device
-from uvit_lit.files import replacing_path, write
+from uvit_lit.files import replacing, write
 from uvit_lit.latents import Autoencoder
 from uvit_lit.progress import progress
 
@@ -101,15 +102,16 @@ def _encode(
 ) -> list[str]:
     """Encode image files into ``path``; an error text for every file, empty for the good ones."""
     errors: list[str] = []
-    kept = 0
     autoencoder.to(choose_device("auto"))
     try:
         with (
-            replacing_path(path) as partial,
+            replacing(path) as output,  # a full disk would end a process that maps the file
             ThreadPoolExecutor(os.cpu_count()) as pool,
             progress(total=len(files), desc="encoding latents", unit="img") as bar,
         ):
-            moments = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
+            header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(output, header)
+            size_of_all = output.tell() + 2 * math.prod(shape)
             for start in range(0, len(files), batch_size):
                 chunk = files[start : start + batch_size]
                 decoded = list(pool.map(lambda file: try_decode(file, size), chunk))
@@ -119,10 +121,9 @@ def _encode(
                     pixels = torch.from_numpy(np.stack(images))
                     both = [autoencoder.encode(p) for p in (pixels, pixels.flip(-1))]
                     stacked = torch.stack(both, dim=1).half().numpy()
-                    moments[kept : kept + len(stacked)] = stacked
-                    kept += len(stacked)
+                    output.write(stacked.astype("<f2").tobytes())
                 bar.update(len(chunk))
-            moments.flush()
+            output.truncate(size_of_all)  # nothing for those that were left out
     finally:
         autoencoder.to("cpu")
     return errors

@@ -17,6 +17,7 @@ References:
 
 import importlib.util
 import math
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -280,7 +281,8 @@ class Distances:
         """
         values: dict[str, Any] = {}
         if "fid" in self.metrics:
-            values["fid"] = float(self.frechet.compute()) if self.count > 1 else math.nan
+            with warnings.catch_warnings(action="ignore"):  # none was updated since it went on
+                values["fid"] = float(self.frechet.compute()) if self.count > 1 else math.nan
         if "kid" in self.metrics:
             real = self.reference.features
             values["kid"] = kid(self.kept, real, self.reference.kernel)
@@ -305,6 +307,13 @@ class Distances:
             "kept": self.kept,
             "count": self.count,
         }
+
+    def example_state(self, images: int) -> dict[str, Any]:
+        """What ``state_dict`` is like after some images: its kinds and shapes, and their number."""
+        frechet = {name: getattr(self.frechet, name) for name in FAKE}
+        kept = min(images, KEPT) if self.metrics & {"kid", "precision_recall"} else 0
+        kept_features = self.kept.new_zeros(kept, len(self.reference.mu))
+        return {"frechet": frechet, "kept": kept_features, "count": images}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state_dict``."""

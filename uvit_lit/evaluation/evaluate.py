@@ -1,7 +1,6 @@
 """Measure the images of a generation against real ones."""
 
 import math
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from uvit_lit.detail import Estimate, estimate, measure_detail
-from uvit_lit.errors import InputError
+from uvit_lit.errors import InputError, note, shorten
 from uvit_lit.evaluation.distances import NEIGHBOURS, Blocks, Distances
 from uvit_lit.evaluation.features import load_features
 from uvit_lit.evaluation.reference import (
@@ -24,7 +23,7 @@ from uvit_lit.evaluation.reference import (
 from uvit_lit.files import write_torch
 from uvit_lit.generation import Generation
 from uvit_lit.options import ReferenceOptions
-from uvit_lit.reading import load
+from uvit_lit.reading import difference, load
 
 METRICS = ("fid", "kid", "precision_recall", "detail", "classes")
 DISTANCES = {"fid", "kid", "precision_recall"}
@@ -137,6 +136,35 @@ class Evaluation:
                 values[f"{name}, above the data"] = plain(above)
         return values, {name: v for name, v in measured.items() if isinstance(v, list)}
 
+    def _read(
+        self, state: Path, generation: Generation, distances: Distances | None
+    ) -> dict[str, Any] | None:
+        """Content of a file of ``measure``; None, with a note, where it is damaged."""
+        try:
+            stored = load(state)
+            images = stored.get("images")
+            if type(images) is not int or not 0 < images <= generation.options.n:
+                raise InputError(f"images is {shorten(images)}")
+            size = generation.image_size
+            like: dict[str, Tensor] = {}
+            if "detail" in self.metrics:
+                like = measure_detail(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+            if self.probe is not None:
+                like["class_accuracy"] = self.probe.right[:1]
+            example = {
+                "images": images,
+                "per_image": {name: tensor.expand(images) for name, tensor in like.items()},
+                "distances": distances and distances.example_state(images),
+            }
+            if problem := difference(stored, example):
+                raise InputError(problem)
+            if distances is not None and stored["distances"]["count"] != images:
+                raise InputError("it counts other images")
+            return {**stored, "per_image": {name: stored["per_image"][name] for name in like}}
+        except InputError as error:
+            note(f"{state} is measured anew: {error}")
+            return None
+
     def _stream(
         self, generation: Generation, distances: Distances | None, state: Path, bar: tqdm
     ) -> dict[str, Tensor]:
@@ -145,8 +173,7 @@ class Evaluation:
         batches: list[dict[str, Tensor]] = []
         first, stored = 0, None
         if devices.is_main and state.exists():
-            with suppress(InputError):  # a damaged file is measured anew
-                stored = load(state)
+            stored = self._read(state, generation, distances)
         if stored is not None:
             first, batches = stored["images"], [stored["per_image"]]
             if distances is not None:

@@ -11,13 +11,13 @@ from uvit_lit.data.datamodule import ImageData
 from uvit_lit.data.folder import Images
 from uvit_lit.detail import band_decibels
 from uvit_lit.errors import InputError, note
-from uvit_lit.evaluation.distances import Reference
+from uvit_lit.evaluation.distances import KEPT, Reference
 from uvit_lit.evaluation.features import Features
 from uvit_lit.evaluation.probe import Probe
 from uvit_lit.files import file_hash, write_torch
 from uvit_lit.generation import Generation
 from uvit_lit.options import ReferenceOptions
-from uvit_lit.reading import load
+from uvit_lit.reading import difference, load
 
 SPECTRUM_IMAGES = 10_000
 """Real images of which the spectrum is measured, at most."""
@@ -143,7 +143,11 @@ def load_reference(
     path = CACHE / f"reference_{extract.name.replace(':', '.')}_{key[:24]}.npz"
     if extract.devices.decide(path.exists()):
         with suppress(ValueError):  # a damaged file is built anew
-            return Reference.read(path), key
+            stored = Reference.read(path)
+            if len(stored.mu) == extract.num_features and len(stored.features) == min(
+                len(pixels), KEPT
+            ):
+                return stored, key
     reference = Reference.build(extract, pixels, batch_size)
     if extract.devices.is_main:
         reference.write(path)
@@ -218,8 +222,17 @@ def load_probe(
     key = content_key(options, extract, *tensors)
     path = CACHE / f"probe_{extract.name.replace(':', '.')}_{key[:24]}.pt"
     if extract.devices.decide(path.exists()):
-        with suppress(ValueError, TypeError):  # a damaged file is built anew
-            return Probe(**load(path)), key
+        with suppress(ValueError):  # a damaged file is built anew
+            stored = load(path)
+            count, features = len(train.class_names), extract.num_features
+            like = {
+                "weight": torch.zeros(count, features),
+                "bias": torch.zeros(count),
+                "right": torch.zeros(len(held_out.labels), dtype=torch.bool),
+                "labels": held_out.labels,
+            }
+            if difference(stored, like) is None and torch.equal(stored["labels"], held_out.labels):
+                return Probe(**{name: stored[name] for name in like}), key
     probe = Probe.build(extract, train, held_out, batch_size)
     if extract.devices.is_main:
         write_torch(path, vars(probe))

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torchvision.utils import make_grid
 from tqdm import tqdm
 
 from uvit_lit.errors import InputError, require
+from uvit_lit.files import write
 from uvit_lit.options import check_seeds
 from uvit_lit.plots import plot_gains, plot_spectra
 from uvit_lit.sampling import check_steps, find_solver, sample, to_uint8
@@ -130,18 +132,24 @@ class RunProgressBar(TQDMProgressBar):
 
 
 class LossByTime(StepCallback):
-    """Loss in each quarter of t: in training since the last logged step, and of a validation."""
+    """Loss in each quarter of t: in training since the last logged step, and of a validation.
+
+    ``train/loss_max`` is the largest loss of a batch since the last logged step, so that a spike
+    between two of them shows.
+    """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start with empty sums."""
         super().on_train_start(trainer, pl_module)
         self.training = torch.zeros(2, 4, device=pl_module.device)
+        self.largest = torch.zeros((), device=pl_module.device)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
     ) -> None:
         """Add the batch to the sums."""
         self._add(self.training, outputs)
+        self.largest = torch.maximum(self.largest, outputs["losses"].mean())
         super().on_train_batch_end(trainer, pl_module, outputs, *args)
 
     def after_step(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
@@ -153,7 +161,9 @@ class LossByTime(StepCallback):
         if is_logged(trainer, trainer.global_step):
             check_finite(trainer, pl_module)
             self._log(pl_module, "train", self.training)
+            pl_module.log("train/loss_max", self.largest)
             self.training.zero_()
+            self.largest = torch.zeros_like(self.largest)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start with empty sums."""
@@ -358,12 +368,19 @@ class SkipReport(StepCallback):
 class SaveConfig(SaveConfigCallback):
     """Save the configuration beside the checkpoints and show it in TensorBoard."""
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note the directory, on which all processes agree."""
+        self.directory = trainer.log_dir
+        super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the configuration as text, and the hyper-parameters with the metric they gave."""
+        """Write the configuration, also as text, and the hyper-parameters with their metrics."""
+        text = self.parser.dump(self.config, skip_none=False)
+        if self.directory is not None:  # Lightning would truncate a file that is there already
+            write(Path(self.directory) / "config.yaml", text.encode())
         writer = _writer(trainer)
         if writer is None:
             return
-        text = self.parser.dump(self.config, skip_none=False)
         indented = "\n".join(f"    {line}" for line in text.splitlines())
         writer.add_text("config", indented, trainer.global_step)
         values = {

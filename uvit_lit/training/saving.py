@@ -11,10 +11,10 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from packaging.version import InvalidVersion, Version
-from torch import Tensor
 
-from uvit_lit.errors import InputError, shorten
+from uvit_lit.errors import InputError
 from uvit_lit.files import write_torch
+from uvit_lit.reading import difference
 from uvit_lit.training.steps import StepCallback, check_finite, is_due
 
 
@@ -64,7 +64,8 @@ class Checkpoints(StepCallback, Checkpoint):
         if trainer.world_size > 1:  # the signal may reach the processes at different steps
             stop = trainer.strategy.reduce_boolean_decision(self.terminated, all=False)
             self.terminated = bool(stop)
-        trainer.should_stop = trainer.should_stop or self.terminated
+        if self.terminated:  # at once: there may be little time, and no validation is due
+            trainer.should_stop, trainer.limit_val_batches = True, 0
         if trainer.log_dir is None:
             return
         directory = Path(trainer.log_dir) / "checkpoints"
@@ -100,7 +101,7 @@ def check_checkpoint(saved: dict[str, Any], trainer: Trainer, module: LightningM
             the counts of the steps contradict each other.
     """
     own = _example(trainer, module)
-    if problem := _difference(saved, own):
+    if problem := difference(saved, own):
         raise InputError(f"it is no whole checkpoint of this run: {problem}")
     try:
         Version(saved["pytorch-lightning_version"])
@@ -140,35 +141,3 @@ def _example(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         "hyper_parameters": {},
         "datamodule_hyper_parameters": {},
     }
-
-
-def _difference(saved: Any, own: Any, name: str = "") -> str | None:
-    """The first place at which plain data is not like other plain data; more entries may be."""
-    if isinstance(own, dict):
-        if not isinstance(saved, dict):
-            return f"{name} is {shorten(saved)}"
-        for key, value in own.items():
-            place = f"{name}.{key}" if name else str(key)
-            if key not in saved:
-                return f"{place} is missing"
-            if problem := _difference(saved[key], value, place):
-                return problem
-        return None
-    if isinstance(own, list | tuple):
-        if not isinstance(saved, list | tuple) or len(saved) != len(own):
-            return f"{name} is {shorten(saved)}"
-        pairs = enumerate(zip(saved, own, strict=True))
-        problems = (_difference(one, other, f"{name}.{i}") for i, (one, other) in pairs)
-        return next(filter(None, problems), None)
-    if isinstance(own, Tensor):
-        if not isinstance(saved, Tensor) or saved.shape != own.shape or saved.dtype != own.dtype:
-            return f"{name} is {shorten(saved)}, not of {own.dtype} and shape {tuple(own.shape)}"
-        return None if saved.isfinite().all() else f"{name} is not finite"
-    if own is None or isinstance(own, bool | str):
-        return None if type(saved) is type(own) else f"{name} is {shorten(saved)}"
-    is_number = type(saved) in (int, float) and abs(saved) < 2**63
-    return (
-        None
-        if is_number and (type(saved) is int or type(own) is float) and saved >= 0
-        else (f"{name} is {shorten(saved)}")
-    )

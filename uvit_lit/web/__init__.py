@@ -5,17 +5,16 @@ host. Its solver and its noise are those of ``uvit_lit.sampling`` (sampler.js).
 """
 
 import json
-import os
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from uvit_lit.errors import InputError
+from uvit_lit.files import replacing_path
 from uvit_lit.model import Model
 from uvit_lit.onnx import NUMBERS, export_onnx, missing_packages
 
@@ -59,19 +58,19 @@ def export_web(
         raise InputError(f"{model.name} makes latents; accepted for a page: a model of pixels")
     if channels * height * width % 16:
         raise InputError(f"images of {height} x {width}; accepted for a page: a multiple of 4")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f"{out.name}.partial") as scratch:
-        page = Path(scratch) / "page"
-        (page / "ort").mkdir(parents=True)
-        for name, content in _runtime(runtime, Path(scratch)).items():
+    with replacing_path(out) as page:
+        scratch = page / "scratch"
+        for directory in (page / "ort", scratch):
+            directory.mkdir(parents=True)
+        for name, content in _runtime(runtime, scratch).items():
             (page / "ort" / Path(name).name).write_bytes(content)
+        shutil.rmtree(scratch)
         for name in PAGE:
             shutil.copy(Path(__file__).parent / name, page)
         file = page / "model.onnx"
         card = export_onnx(model, file, dtype)
         card = {**card, "bytes": file.stat().st_size, "test": _self_test(file, card)}
         (page / "model.json").write_text(json.dumps(card))
-        os.rename(page, out)
     return out
 
 
