@@ -75,6 +75,12 @@ class TrainCLI(LightningCLI):
         )
         parser.link_arguments("backbone", "model.backbone")
         parser.add_argument(
+            "--compile",
+            type=bool,
+            default=False,
+            help="compile the loss and its gradient at the start (torch.compile); takes a minute",
+        )
+        parser.add_argument(
             "--filter",
             type=Literal[FILTERS],
             default="none",
@@ -458,6 +464,8 @@ def _train() -> None:
         print(f"note: {cli.config.ckpt_path} is {note}", file=sys.stderr)
         print(Path(cli.config.ckpt_path).parents[1])
         return
+    if cli.config.compile:  # the loss alone: what draws images and figures runs rarely
+        cli.model.denoiser.loss = torch.compile(cli.model.denoiser.loss)
     try:
         cli.trainer.fit(
             cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True
