@@ -801,7 +801,9 @@ def test_a_revision_of_the_hub_is_asked_for_and_no_other(tmp_path, monkeypatch):
     assert asked[1] == {"revision": "0123abc"}
 
 
-@pytest.mark.parametrize("name", ["", "a", "a/b/c", "a b/c", "../up", "user/na--me", "user/x.git"])
+@pytest.mark.parametrize(
+    "name", ["", "a", "a/b/c", "a b/c", "../up", "user/na--me", "user/x.git", "user/x@"]
+)
 def test_a_wrong_name_on_the_hub_is_refused_before_the_network(capsys, monkeypatch, name):
     monkeypatch.setattr(checkpoint, "get_hf_file_metadata", None)
     status, line = error_line(capsys, sample_main, ["--ckpt", f"hf://{name}"])

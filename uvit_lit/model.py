@@ -347,11 +347,11 @@ def _download(path: str) -> Path:
         ValueError: If it is no such name.
         OSError: If they cannot be downloaded.
     """
-    name, _, revision = path.removeprefix(HUB).partition("@")
-    chosen = {"revision": revision} if revision else {}
+    name, *given = path.removeprefix(HUB).split("@", 1)
+    revision = given[0] if given else None
     try:
         validate_repo_id(name)
-        is_name = name.count("/") == 1
+        is_name = name.count("/") == 1 and revision != ""
     except HFValidationError:
         is_name = False
     if not is_name:
@@ -361,12 +361,12 @@ def _download(path: str) -> Path:
         )
     with hub_errors(path):
         try:  # a single time, where the download itself tries for half a minute
-            get_hf_file_metadata(hf_hub_url(name, HUB_FILE, **chosen), timeout=PATIENCE)
+            get_hf_file_metadata(hf_hub_url(name, HUB_FILE, revision=revision), timeout=PATIENCE)
         except Exception:
-            if isinstance(stored := try_to_load_from_cache(name, HUB_FILE, **chosen), str):
+            if isinstance(stored := try_to_load_from_cache(name, HUB_FILE, revision=revision), str):
                 return Path(stored)
             raise
-        return Path(hf_hub_download(name, HUB_FILE, **chosen))
+        return Path(hf_hub_download(name, HUB_FILE, revision=revision))
 
 
 def find_checkpoint(path: str, runs: Path = Path("runs")) -> Path:
