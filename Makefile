@@ -41,7 +41,7 @@ lower-bounds: ## the tests of the core with the oldest versions that pyproject.t
 
 audit: .venv/installed ## known vulnerabilities of what is installed; asks the database of PyPI
 	$(BIN)/pip install --quiet pip-audit
-	$(BIN)/pip-audit --skip-editable
+	$(BIN)/pip freeze --exclude-editable | $(BIN)/pip-audit --strict --no-deps --disable-pip --requirement /dev/stdin
 
 docs: .venv/installed ## the pages as a site, in site/
 	$(BIN)/pip install --quiet --editable '.[docs]'
