@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow fuzz faults lint docs clean
+.PHONY: demo test test-slow fuzz faults lint lower-bounds audit docs clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
@@ -36,9 +36,20 @@ lint: .venv/installed ## style and types
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+LOWER := .venv-lower/bin
+LOWER_TESTS := filters skips uvit denoiser schedule sampler guidance muon data layouts train
+lower-bounds: ## the tests of the core with the oldest versions that pyproject.toml allows
+	$(PYTHON) -m venv .venv-lower
+	$(LOWER)/pip install --quiet --editable . pytest $$($(PYTHON) tests/lower_bounds.py)
+	OMP_NUM_THREADS=1 $(LOWER)/pytest --quiet $(LOWER_TESTS:%=tests/test_%.py)
+
+audit: .venv/installed ## known vulnerabilities of what is installed; asks the database of PyPI
+	$(BIN)/pip install --quiet pip-audit
+	$(BIN)/pip freeze --exclude-editable | $(BIN)/pip-audit --strict --no-deps --disable-pip --requirement /dev/stdin
+
 docs: .venv/installed ## the pages as a site, in site/
 	$(BIN)/pip install --quiet --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean: ## remove the set-up
-	rm -rf .venv site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-lower site .mypy_cache .pytest_cache .ruff_cache

@@ -447,6 +447,22 @@ def test_fid_from_a_local_file_of_inception_weights(run, inception_file):
     assert report["results"][0]["values"].keys() == {"fid_inception"}
 
 
+@pytest.mark.parametrize("wrong", [RuntimeError("invalid hash value"), OSError("no network")])
+def test_downloaded_inception_weights_have_their_checksum(monkeypatch, wrong):
+    pytest.importorskip("torch_fidelity")
+    asked = {}
+
+    def fetch(url, **options):
+        asked.update(options)
+        raise wrong
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fetch)
+    with pytest.raises(OSError, match=f"cannot download the Inception weights .{wrong}"):
+        load_features("inception", CPU)
+    assert asked["check_hash"]
+    assert asked["weights_only"]
+
+
 def test_code_in_inception_weights_is_refused_and_not_run(tmp_path):
     victim = tmp_path / "executed"
     torch.save({"fc.weight": Payload(victim)}, tmp_path / "weights.pth")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pickle
 import re
 import resource
@@ -732,6 +733,7 @@ def test_push_to_hub_and_download(trained, tmp_path, capsys, monkeypatch):
     hub = tmp_path / "hub"
 
     def upload(self, *, folder_path, **_):
+        assert sorted(os.listdir(folder_path)) == ["README.md", "model.safetensors"]
         shutil.copytree(folder_path, hub)
         return "https://huggingface.co/user/name"
 
@@ -790,7 +792,20 @@ def test_without_a_network_the_weights_of_last_time_serve(capsys, tmp_path, monk
     assert str(find_checkpoint("hf://user/name")) == stored
 
 
-@pytest.mark.parametrize("name", ["", "a", "a/b/c", "a b/c", "../up", "user/na--me", "user/x.git"])
+def test_a_revision_of_the_hub_is_asked_for_and_no_other(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(checkpoint, "get_hf_file_metadata", lambda url, **_: asked.append(url))
+    monkeypatch.setattr(
+        checkpoint, "hf_hub_download", lambda *names, **chosen: asked.append(chosen) or tmp_path
+    )
+    find_checkpoint("hf://user/name@0123abc")
+    assert "/user/name/resolve/0123abc/model.safetensors" in asked[0]
+    assert asked[1] == {"revision": "0123abc"}
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a", "a/b/c", "a b/c", "../up", "user/na--me", "user/x.git", "user/x@"]
+)
 def test_a_wrong_name_on_the_hub_is_refused_before_the_network(capsys, monkeypatch, name):
     monkeypatch.setattr(checkpoint, "get_hf_file_metadata", None)
     status, line = error_line(capsys, sample_main, ["--ckpt", f"hf://{name}"])

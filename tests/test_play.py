@@ -299,11 +299,21 @@ def served(trained):
 def test_the_page_serves_no_file_of_the_machine(served, tmp_path, monkeypatch):
     assert served.startswith("http://127.0.0.1:")
     secret = tmp_path / "secret.txt"
-    secret.write_text("secret")
-    for path in (secret, ROOT / "pyproject.toml", "/etc/hostname"):
-        with pytest.raises(urllib.error.HTTPError) as refused:
+    secret.write_text("a secret")
+    paths = [secret, ROOT / "pyproject.toml", "/etc/passwd", "../../../../../../etc/passwd"]
+    routes = [f"{route}file={path}" for route in ("gradio_api/", "") for path in paths]
+    routes += ["gradio_api/file%3D/etc/passwd", "gradio_api/file=%2fetc%2fpasswd"]
+    routes += ["gradio_api/file=file:///etc/passwd", "static/../../../../etc/passwd"]
+    for route in routes:
+        try:
+            content = urllib.request.urlopen(f"{served}{route}").read()  # the page, or
+        except urllib.error.HTTPError as refused:
+            content = refused.read()
+        for inside in (b"root:", b"[project]", b"a secret"):
+            assert inside not in content, route
+    for path in paths[:3]:
+        with pytest.raises(urllib.error.HTTPError):
             urllib.request.urlopen(f"{served}gradio_api/file={path}")
-        assert refused.value.code in (403, 404)
 
 
 @pytest.fixture

@@ -886,6 +886,91 @@ def test_two_processes_train_and_resume(folder, filter):
 
 
 @pytest.mark.slow
+def test_a_compiled_run_resumes_and_equals_one_that_is_not(folder, monkeypatch):
+    """Without the C++ compiler, which takes minutes; ``test_a_run_is_compiled`` has it."""
+    compiled, compile = [], torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda f: compiled.append(f.__name__) or compile(f, backend="aot_eager")
+    )
+    options = {"filter": "butterworth", "model.optimizer": "adamw"}
+    plain = load(run(folder, 6, "plain", **options))
+    assert compiled == []
+    options["compile"] = "true"
+    whole = load(run(folder, 6, "whole", **options))
+    run(folder, 3, "parts", **options)
+    parts = load(run(folder, 6, "parts", ckpt_path="last", **options))
+    assert compiled == ["loss"] * 3
+    assert differences(whole, parts) == []
+    for name in ("state_dict", "current_model_state"):
+        assert whole[name].keys() == plain[name].keys()
+        for key, value in whole[name].items():
+            torch.testing.assert_close(value, plain[name][key], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_run_is_compiled(folder):
+    options = {"filter": "butterworth", "trainer.limit_val_batches": 0}
+    plain = load(run(folder, 2, "plain", **options))["current_model_state"]
+    compiled = load(run(folder, 2, "compiled", **options, compile="true"))["current_model_state"]
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_two_processes_take_the_steps_of_one_with_both_batches(folder, optimizer):
+    """The noise and the times of an image here depend on its number alone, not on its batch."""
+    (folder.parent / "twice.py").write_text(BY_IMAGE)
+    states = []
+    for name, devices, size in (("one", 1, 8), ("two", 2, 4)):
+        options = {
+            "model.optimizer": optimizer,
+            "filter": "butterworth",
+            "data.batch_size": size,
+            "data.flip": "false",
+            "trainer.devices": devices,
+            "trainer.strategy": "ddp",
+            "trainer.logger.init_args.name": name,
+        }
+        done = subprocess.run(
+            [
+                sys.executable,
+                folder.parent / "twice.py",
+                *train_arguments(folder, trainer__max_steps=4, **options),
+            ],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        path = folder.parent / "runs" / name / "version_0" / "checkpoints" / "last.ckpt"
+        states.append(load(path))
+    for name in ("state_dict", "current_model_state"):
+        for key, one in states[0][name].items():
+            torch.testing.assert_close(one, states[1][name][key], atol=2e-5, rtol=1e-4)
+    assert states[0]["global_step"] == states[1]["global_step"] == 4
+
+
+BY_IMAGE = """
+import torch
+from uvit_lit.cli import train
+from uvit_lit.training.module import DiffusionModule
+
+def losses(self, batch, *_, **__):
+    x0, y = batch["image"], batch["label"]
+    own = x0.flatten(1).mean(1)
+    t = own.sin().abs()
+    eps = torch.sin(1000 * own[:, None] + torch.arange(x0[0].numel())).view_as(x0)
+    return self.denoiser.loss(x0, eps, t, y), t
+
+DiffusionModule._losses = losses
+train.main()
+"""
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("filter", FILTERS)
 def test_bfloat16_training_runs(folder, filter):
     path = run(folder, 4, "bf16", **{"trainer.precision": "bf16-mixed", "filter": filter})

@@ -122,6 +122,36 @@ def test_every_filter_compiles(filter):
     check_compiled("inductor", filter, 1.2 if filter == "butterworth" else 1.0)
 
 
+@pytest.mark.parametrize("filter", FILTERS)
+def test_the_denoiser_of_every_filter_is_one_graph_and_exports(filter):
+    torch.compiler.reset()
+    skip = SkipSettings(filter, s=1.0 if filter == "none" else 0.5, b=1.2)
+    denoiser = Denoiser(fill(UViT(**SMALL, num_classes=2, skip=skip)), "cosine").eval()
+    batch = torch.randn(2, 3, 8, 8), torch.tensor([0.2, 0.9]), torch.tensor([0, 1])
+    exported = torch.export.export(denoiser, batch).module()
+    compiled = torch.compile(denoiser, fullgraph=True, backend="eager")
+    for run in (exported, compiled):
+        torch.testing.assert_close(run(*batch), denoiser(*batch))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("filter", FILTERS)
+def test_narrow_precisions_have_finite_losses_and_gradients(filter, dtype):
+    skip = SkipSettings(filter, s=1.0 if filter == "none" else 0.5, b=1.2)
+    denoiser = Denoiser(fill(UViT(**SMALL, num_classes=2, skip=skip)), "cosine", "x0")
+    x0, eps = torch.randn(2, 4, 3, 8, 8)
+    t = torch.tensor([0.0, 0.3, 0.9, 1.0])
+    with torch.autocast("cpu", dtype):
+        loss = denoiser.loss(x0, eps, t, torch.tensor([0, 1, 2, 0])).mean()
+    loss.backward()
+    assert loss.isfinite()
+    for name, parameter in denoiser.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+    if denoiser.backbone.long_skips[0].learned:
+        gradients = [p.grad for p in denoiser.backbone.long_skips.parameters()]
+        assert any(g.abs() > 0 for g in gradients)
+
+
 def check_compiled(backend, filter, b):
     torch.compiler.reset()
     skip = SkipSettings(filter, s=1.0 if filter == "none" else 0.5, b=b)

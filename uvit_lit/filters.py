@@ -15,8 +15,9 @@ so the passband is scaled by ``s`` and the rest is left alone (equation 2 of the
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -33,12 +34,6 @@ RANGES = {"order": (1, 12), "ripple": (0.05, 6.0), "attenuation": (10.0, 80.0)}
 
 Roots = tuple[tuple[float, ...], tuple[float, ...]]
 """Real parts and imaginary parts of zeros or poles."""
-
-
-@lru_cache(maxsize=256)
-def _on_device(roots: Roots, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The roots as a tensor, (2, roots): copied once, since a copy waits for a GPU."""
-    return torch.tensor(roots, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)
@@ -131,11 +126,18 @@ class LowPass:
         zeros, poles, log_gain = self._prototype
 
         def log_distance(roots: Roots) -> Tensor:
-            real, imaginary = _on_device(roots, w.dtype, w.device)
+            on_cpu = torch.tensor(roots, dtype=w.dtype, device="cpu")
+            real, imaginary = on_cpu.to(w.device, non_blocking=True)  # the device is not waited for
             square = real**2 + (w[..., None] - imaginary) ** 2
             return square.clamp_min(torch.finfo(w.dtype).tiny).log().sum(-1)  # 0 at a zero
 
         return torch.exp((log_gain + log_distance(zeros) - log_distance(poles)) / 2)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """Context in which the precision is that of the numbers, on the device of ``x``."""
+    device = x.device.type
+    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
 
 
 def frequencies(grid: tuple[int, int]) -> Tensor:
@@ -200,7 +202,7 @@ def radial_power(features: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tenso
     radius = torch.hypot(*frequencies(grid).unbind(-1)).flatten()
     rings, ring = torch.unique(radius.float(), return_inverse=True)
     basis = hartley_matrix(grid).to(features.device, torch.float32)
-    with torch.autocast(features.device.type, enabled=False):
+    with without_autocast(features):
         power = (basis @ features.float()).square().mean(dim=(0, 2)).cpu()
     count = torch.bincount(ring)
     return rings, torch.zeros(len(rings)).index_add(0, ring, power) / count

@@ -20,7 +20,13 @@ from torch import Tensor, nn
 
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError, require
-from uvit_lit.filters import MAX_FREQUENCY, LowPass, frequencies, hartley_matrix
+from uvit_lit.filters import (
+    MAX_FREQUENCY,
+    LowPass,
+    frequencies,
+    hartley_matrix,
+    without_autocast,
+)
 from uvit_lit.skips import Window, override_skips
 
 SPLIT = LowPass("butterworth")
@@ -193,5 +199,5 @@ def low_frequencies(images: Tensor, cutoff: float) -> Tensor:
     height, width = images.shape[-2:]
     response = SPLIT(frequencies((height, width)), cutoff).to(images)
     rows, columns = (hartley_matrix((1, n)).to(images) for n in (height, width))
-    with torch.autocast(images.device.type, enabled=False):
+    with without_autocast(images):
         return rows @ (response * (rows @ images @ columns)) @ columns

@@ -87,7 +87,7 @@ def load_autoencoder(name: str, device: torch.device | str = "cpu") -> Autoencod
 
     Args:
         name: A local directory, in which it may be the sub-directory ``vae``, or a name on the
-            Hugging Face Hub.
+            Hugging Face Hub, ``user/name`` or ``user/name@revision``.
         device: Where to compute.
 
     Raises:
@@ -101,10 +101,12 @@ def load_autoencoder(name: str, device: torch.device | str = "cpu") -> Autoencod
     if (directory / "vae" / "config.json").is_file():
         directory = directory / "vae"
     local = directory.exists() or name.count("/") != 1 or name.startswith(("/", ".", "~"))
+    repository, _, revision = name.partition("@")
     try:
         with warnings.catch_warnings(action="ignore"):  # of diffusers about its own calls
             network, loaded = AutoencoderKL.from_pretrained(
-                str(directory) if local else name,
+                str(directory) if local else repository,
+                revision=None if local else revision or None,
                 use_safetensors=True,
                 local_files_only=local,
                 low_cpu_mem_usage=False,  # True needs accelerate

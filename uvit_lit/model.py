@@ -240,26 +240,32 @@ PATIENCE = 10
 def _download(path: str) -> Path:
     """The weights of ``hf://user/name``: those of the Hub now, or, without it, those of last time.
 
+    ``hf://user/name@revision`` is one commit, branch or tag; a commit is the same for ever.
+
     Raises:
         ValueError: If it is no such name.
         OSError: If they cannot be downloaded.
     """
-    name = path.removeprefix(HUB)
+    name, *given = path.removeprefix(HUB).split("@", 1)
+    revision = given[0] if given else None
     try:
         validate_repo_id(name)
-        is_name = name.count("/") == 1
+        is_name = name.count("/") == 1 and revision != ""
     except HFValidationError:
         is_name = False
     if not is_name:
-        raise InputError(f"{path} is no model of the Hugging Face Hub; accepted: {HUB}user/name")
+        raise InputError(
+            f"{path} is no model of the Hugging Face Hub; accepted: {HUB}user/name, "
+            f"or {HUB}user/name@revision"
+        )
     with hub_errors(path):
         try:  # a single time, where the download itself tries for half a minute
-            get_hf_file_metadata(hf_hub_url(name, HUB_FILE), timeout=PATIENCE)
+            get_hf_file_metadata(hf_hub_url(name, HUB_FILE, revision=revision), timeout=PATIENCE)
         except Exception:
-            if isinstance(stored := try_to_load_from_cache(name, HUB_FILE), str):
+            if isinstance(stored := try_to_load_from_cache(name, HUB_FILE, revision=revision), str):
                 return Path(stored)
             raise
-        return Path(hf_hub_download(name, HUB_FILE))
+        return Path(hf_hub_download(name, HUB_FILE, revision=revision))
 
 
 def find_checkpoint(path: str, runs: Path = Path("runs")) -> Path:

@@ -206,7 +206,8 @@ def sample(
 
         def denoise(x_t: Tensor, t: Tensor, y: Tensor | None = y) -> Tensor:
             with autocast(device, precision):
-                clean = model(x_t, t.to(x_t.device, torch.float32).expand(len(x_t)), y)
+                t = t.to(x_t.device, torch.float32, non_blocking=True)
+                clean = model(x_t, t.expand(len(x_t)), y)
             if bar is not None:
                 bar.update(len(x_t))
             return clean

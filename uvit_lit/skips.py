@@ -18,7 +18,14 @@ from torch import Tensor, nn
 
 from uvit_lit.errors import InputError, require, require_choice
 from uvit_lit.families import FILTERS, LEARNED
-from uvit_lit.filters import MAX_FREQUENCY, LowPass, axis, frequencies, hartley_matrix
+from uvit_lit.filters import (
+    MAX_FREQUENCY,
+    LowPass,
+    axis,
+    frequencies,
+    hartley_matrix,
+    without_autocast,
+)
 
 NAMED_SKIPS = {"all": slice(None), "inner": slice(-1, None), "outer": slice(1)}
 """Long skips that have a name: all of them, the innermost one, the outermost one."""
@@ -236,7 +243,7 @@ class Acting(nn.Module):
         if self.low_pass is None or not self.filter_is_learned:
             return self.get_buffer("change")
         frequency = self.get_buffer("frequency")
-        with torch.autocast(frequency.device.type, enabled=False):
+        with without_autocast(frequency):
             return (self._value("s") - 1) * self.low_pass(frequency, self._value("cutoff"))
 
 

@@ -85,6 +85,12 @@ class TrainCLI(LightningCLI):
         )
         parser.link_arguments("backbone", "model.backbone")
         parser.add_argument(
+            "--compile",
+            type=bool,
+            default=False,
+            help="compile the loss and its gradient at the start (torch.compile); takes a minute",
+        )
+        parser.add_argument(
             "--filter",
             type=Literal[FILTERS],
             default="none",
@@ -123,6 +129,10 @@ class TrainCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Resolve the checkpoint to resume from; its run continues in its own directory."""
         check_nulls(self.config)
+        for name in ("limit_val_batches", "val_check_interval"):
+            value = self.config.trainer[name]  # 16 is read as 16.0 with some older libraries
+            if isinstance(value, float) and value > 1 and value.is_integer():
+                self.config.trainer[name] = int(value)
         check_trainer(self.config.trainer)
         if self.config.trainer.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"].append(RunProgressBar())
@@ -271,6 +281,8 @@ def read_command_line() -> TrainCLI:
 
 def fit(cli: TrainCLI, typed: Sequence[str]) -> None:
     """Train to the end, or say in one line why the run ends, and how it goes on."""
+    if cli.config.compile:  # the loss alone: what draws images and figures runs rarely
+        cli.model.denoiser.loss = torch.compile(cli.model.denoiser.loss)
     try:
         cli.trainer.fit(
             cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True

@@ -35,7 +35,7 @@ def derive_seed(*key: int) -> int:
     A generator of torch on the CPU uses its last 32 bits: of 100,000 batches, one pair on average
     shares its random numbers.
     """
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1
 
 
 @lru_cache(maxsize=2)

@@ -109,6 +109,22 @@ def load_features(name: str, devices: Devices, inception_weights: Path | None = 
     return Features(name, network, devices)
 
 
+def _fetch_inception() -> None:
+    """Put the Inception weights where torch-fidelity looks for them; it checks no sum itself.
+
+    Raises:
+        OSError: If they cannot be downloaded, or have not the SHA-256 that their name tells.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    try:
+        torch.hub.load_state_dict_from_url(
+            URL_INCEPTION_V3, map_location="cpu", check_hash=True, weights_only=True
+        )
+    except RuntimeError as error:
+        raise OSError(str(error)) from None
+
+
 def _inception(weights: Path | None) -> nn.Module:
     """The Inception network of FID."""
     from torchmetrics.image.fid import NoTrainInceptionV3
@@ -116,7 +132,9 @@ def _inception(weights: Path | None) -> nn.Module:
     if weights is not None and not weights.is_file():
         raise InputError(f"inception_weights {weights} is not a file")
     try:
-        if weights is not None:  # torch-fidelity would run the code in it
+        if weights is None:
+            _fetch_inception()
+        else:  # torch-fidelity would run the code in it
             torch.load(weights, map_location="cpu", weights_only=True)
         return NoTrainInceptionV3(
             name="inception-v3-compat",
