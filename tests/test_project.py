@@ -5,6 +5,7 @@ import importlib
 import inspect
 import re
 import shlex
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -101,6 +102,23 @@ def test_a_configuration_names_every_option(backbone, monkeypatch):
     names |= {*inspect.signature(DiffusionModule).parameters}
     assert config["model"].keys() == names - {"skip", "backbone", "network"}
     assert config.keys() >= {f.name for f in dataclasses.fields(SkipSettings)}
+
+
+def test_the_help_of_train_names_every_entry_and_needs_no_torch():
+    code = """
+import sys
+from uvit_lit.cli import main
+sys.argv = ["train.py", "--help"]
+main("train")
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    *lines, loaded = done.stdout.splitlines()
+    assert loaded == "False", done.stderr
+    shown = "\n".join(lines)
+    entries = yaml.safe_load(shown[shown.index("seed_everything") :])
+    assert entries == yaml.safe_load(default_config("uvit").read_text())
+    assert shown.index("uvit-lit train --filter butterworth") < shown.index("--ckpt_path")
 
 
 def test_the_pages_have_commands():

@@ -70,6 +70,11 @@ def main(name: str | None = None) -> None:
                 _help(name)
                 return
             sys.argv = [f"uvit-lit {name}", *arguments]
+        if name == "train" and not {"-h", "--help"}.isdisjoint(sys.argv):
+            from uvit_lit.cli.config import train_help
+
+            print(train_help())
+            return
         importlib.import_module(f"uvit_lit.cli.{name}").main()
 
 

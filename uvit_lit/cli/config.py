@@ -1,5 +1,6 @@
 """The configuration of a run: which file, and that it says everything once and in full."""
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,32 @@ from uvit_lit.errors import InputError, require_choice
 PACKAGE = Path(__file__).parents[1]
 CONFIGS = next(d for d in (PACKAGE / "configs", PACKAGE.parent / "configs") if d.is_dir())
 """The configurations: in the wheel inside the package, in the repository beside it."""
+
+
+TRAIN_HELP = """usage: uvit-lit train [options]
+
+Train or fine-tune a U-ViT, or a U-Net.
+
+    uvit-lit train --filter butterworth                     # a filter that learns, on CIFAR-10
+    uvit-lit train --data.name folder --data.root PATH      # your own images
+    uvit-lit train --config configs/cifar10_uvit_small.yaml
+    uvit-lit train --filter butterworth --s 1 --model.init_from PATH
+    uvit-lit train --ckpt_path last
+
+  --config FILE     a complete configuration, such as those in configs/; by default the one below
+  --ckpt_path PATH  checkpoint to resume from; last is the newest below runs/
+  --help_all        every option with its type, those of Lightning's Trainer too
+
+Every line of the configuration is an option by its full name, such as --model.lr 1e-3 or
+--trainer.max_steps 600. The default:
+"""
+
+
+def train_help() -> str:
+    """Help of ``train``: examples, and the default configuration, whose comments explain it."""
+    text = default_config("uvit").read_text(encoding="utf-8")
+    entries = text[re.search("^[a-z]", text, re.MULTILINE).start() :]  # type: ignore[union-attr]
+    return f"{TRAIN_HELP}\n{entries}"
 
 
 def default_config(backbone: str) -> Path:

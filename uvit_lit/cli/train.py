@@ -229,6 +229,7 @@ def main(args: list[str] | None = None) -> None:
     if args is not None:
         sys.argv[1:] = args
     typed = list(sys.argv)
+    sys.argv = ["--help" if word == "--help_all" else word for word in sys.argv]
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated")
     keep_memory()
