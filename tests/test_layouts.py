@@ -788,7 +788,7 @@ def test_without_a_network_the_weights_of_last_time_serve(capsys, tmp_path, monk
     (tmp_path / "model.safetensors").touch()
     monkeypatch.setattr(checkpoint, "get_hf_file_metadata", offline)
     stored = str(tmp_path / "model.safetensors")
-    monkeypatch.setattr(checkpoint, "try_to_load_from_cache", lambda *_: stored)
+    monkeypatch.setattr(checkpoint, "try_to_load_from_cache", lambda *_, **__: stored)
     assert str(find_checkpoint("hf://user/name")) == stored
 
 

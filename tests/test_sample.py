@@ -330,8 +330,8 @@ def test_a_full_disk_leaves_no_half_file(trained, tmp_path, capsys):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert status == 1
-    left = {path.name: path.stat().st_size for path in out.iterdir()}
-    assert set(left.values()) <= {0}, left  # the name is reserved until the process ends
+    left = [path.read_text() for path in out.iterdir()]
+    assert [text.split()[0] for text in left] == ["reserved"], left  # until the process ends
 
 
 @pytest.mark.parametrize(
