@@ -188,12 +188,8 @@ def difference(saved: Any, own: Any, name: str = "") -> str | None:
         return None if saved.isfinite().all() else f"{name} is not finite"
     if own is None or isinstance(own, bool | str):
         return None if type(saved) is type(own) else f"{name} is {shorten(saved)}"
-    is_number = type(saved) in (int, float) and abs(saved) < 2**63
-    return (
-        None
-        if is_number and (type(saved) is int or type(own) is float) and saved >= 0
-        else (f"{name} is {shorten(saved)}")
-    )
+    is_number = type(saved) is int or (type(saved) is float and type(own) is float)
+    return None if is_number and 0 <= saved < 2**63 else f"{name} is {shorten(saved)}"
 
 
 def _check_sums(path: Path) -> None:
