@@ -80,23 +80,23 @@ class SkipOptions:
 
     Attributes:
         s: Skip scale, at least 0: gain of the low frequencies of the long skips. 1 is no change.
-            One value, or one per long skip, the outermost first.
+            One value, or one per long skip, outermost first.
         b: Backbone scale, at least 0. 1 is no change. One value or several, as s.
-        filter: Low-pass that s scales; a model without one gets the step.
-        cutoff: Edge of the low-pass, fraction of Nyquist, up to sqrt(2). One value or several.
+        filter: Low-pass whose passband s scales; by default that of the model, else the step.
+        cutoff: Cutoff of the low-pass, fraction of Nyquist, up to sqrt(2). One value or several.
         skips: Long skips to act on: all, inner, outer, or numbers with commas, 0 the outermost.
-            By default the choice of the model's file; a list of values acts on all.
-        preset: Settings by name; other options come before them. best is what the card of the model
-            recommends, guidance included.
+            By default those that the model's file names; a list of values acts on all.
+        preset: Settings by name; options given beside it override them. best is what the card of
+            the model recommends, including guidance.
         t_range: First and last time at which the settings act, in [0, 1]. 1 is pure noise, where
             sampling begins.
-        t_fade: Width in t of a smooth edge of t_range; 0 switches.
+        t_fade: Width in t of the smooth edges of t_range; 0 switches abruptly.
         order: Order of butterworth, chebyshev and chebyshev2, 1 to 12.
         ripple: Passband ripple of chebyshev, 0.05 to 6 dB.
         attenuation: Stopband attenuation of chebyshev2, 10 to 80 dB.
         b_channels: Fraction of the channels that b amplifies, above 0 and at most 1.
         b_map: structure amplifies the tokens whose features are strong, constant all alike.
-        keep_mean: The filter leaves the mean of the features alone.
+        keep_mean: The filter does not scale the mean of the features.
     """
 
     s: float | list[float] | None = None
@@ -141,20 +141,21 @@ class SamplingOptions:
 
     Attributes:
         n: Number of images, 1 to 10,000,000.
-        seed: Seed of the first image; the next have the next ones, all below 2^32.
-        classes: Names or numbers of classes, in turn; by default all.
-        cfg: Guidance scale, at least 0; 1 is no guidance. Two values are those of the low and of
-            the high frequencies of the image, and need cfg_cutoff.
-        cfg_cutoff: Where the frequencies part, fraction of the pixels' Nyquist, up to sqrt(2).
+        seed: Seed of the first image; image k has seed + k. All are below 2^32.
+        classes: Names or numbers of the classes to generate; by default all.
+        cfg: Guidance scale, at least 0; 1 is no guidance. Two values are those of the low and the
+            high frequencies of the image, and need cfg_cutoff.
+        cfg_cutoff: Frequency that separates low from high, fraction of the pixels' Nyquist, up to
+            sqrt(2).
         cfg_range: First and last time at which guidance acts, in [0, 1]; by default always.
-        cfg_rescale: How far the contrast of each estimate goes back to that without guidance, 0 to
-            1.
-        guide: Checkpoint of a weaker model to guide away from (autoguidance), as ckpt; by default
-            the model itself without its class.
+        cfg_rescale: How far to restore the contrast of the estimate without guidance, 0 (not) to 1
+            (fully).
+        guide: Checkpoint of a weaker model to guide away from (autoguidance), given as ckpt; by
+            default the model itself without the class.
         solver: ddpm, ddim, dpmpp, sde-dpmpp, unipc or heun, or module:function of your own.
         steps: Steps of the solver, 1 to 1000.
-        precision: Of the network; bf16-mixed and 16-mixed are faster where the device has such
-            products.
+        precision: Precision of the network; bf16-mixed and 16-mixed are faster where the device
+            supports them.
         batch_size: Images computed at once, at least 1.
     """
 
@@ -183,12 +184,13 @@ class ModelOptions:
     """Model.
 
     Attributes:
-        ckpt: Checkpoint, .safetensors file, official .pth file or directory; last is the newest
-            below runs/; pretrained the CIFAR-10 model of the package; hf://user/name the Hub.
-        vae: Autoencoder of a latent model: directory or Hub name; by default the trained one.
-        img_size: Another image size than the trained one (pixels, or latents).
-        num_heads: Attention heads, of official weights of an unpublished width.
-        schedule: Noise schedule of such weights; by default the published one.
+        ckpt: Checkpoint, .safetensors file, official .pth file or directory. last is the newest
+            below runs/, pretrained the CIFAR-10 model of the package, hf://user/name a model on the
+            Hub.
+        vae: Autoencoder of a latent model: directory or Hub name; by default that of the training.
+        img_size: Image size (pixels, or latents), if it differs from the trained one.
+        num_heads: Attention heads; needed for official weights of an unpublished width.
+        schedule: Noise schedule of official weights; by default the published one.
         device: auto, cpu, cuda or mps.
         devices: Processes that share the images, each with a device; by default 1, or the number
             that torchrun started.
@@ -292,7 +294,7 @@ Trained = Literal["trained"]
 
 @dataclass(frozen=True)
 class GridOptions:
-    """Grid: one or several values of each, with commas.
+    """Grid: one or several values of each option, with commas.
 
     Attributes:
         s: Skip scales; trained is the value of the training.
@@ -300,7 +302,7 @@ class GridOptions:
         filter: Low-passes; trained is that of the training, else the step.
         cutoff: Cutoffs; trained is that of the training.
         preset: Presets; trained is none.
-        cfg: Guidance scales.
+        cfg: Guidance scales; 1 is no guidance.
         solver: Solvers.
         steps: Numbers of steps.
     """
@@ -356,9 +358,9 @@ class ReferenceOptions:
         features: inception, efficientnet-lite0, or module:attribute.
         data: cifar10, cifar100, folder or shapes; by default that of the training.
         data_root: Directory of the data; by default that of the training.
-        split: Part of the data.
+        split: Part of the data to compare with.
         stats: An npz file with mu and sigma as pytorch-fid writes it, instead of data.
-        save_stats: Write the reference to this npz file.
+        save_stats: npz file to write the statistics of the data to.
         inception_weights: Local file of the Inception weights.
     """
 

@@ -11,12 +11,12 @@ from typing import Any
 COMMANDS = {
     "train": "train or fine-tune a U-ViT",
     "sample": "generate images",
-    "play": "turn the settings of the long skips on a page of this machine",
+    "play": "set the level of detail with sliders, on a page of this machine",
     "sweep": "draw a grid over the settings of the long skips",
     "evaluate": "measure samples against real images",
     "edit": "change the level of detail of a photograph",
     "export": "write weights for other programs, or share them",
-    "compare": "tables and a figure of finished runs",
+    "compare": "compare finished training runs",
     "plot": "draw the filters",
 }
 

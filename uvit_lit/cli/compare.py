@@ -1,15 +1,16 @@
-"""Compare finished training runs: losses, what the long skips learned, and their evaluations.
+"""Compare finished training runs: losses, learned settings of the long skips, and evaluations.
 
 ``uvit-lit compare runs/a_0 runs/a_1 runs/b_0 runs/b_1`` prints two Markdown tables. The
 first has one row per run: the training loss (over all batches of the last quarter of the run, or of
---steps; the quarters of t weighing the same), the last validation loss, the speed (median of what
-was logged), and s and cutoff of every long skip with the averaged weights, outermost first.
+--steps; the quarters of t have equal weight), the last validation loss, the median of the logged
+speed, and s and cutoff of every long skip in the averaged weights, outermost first.
 
-In the second, runs of the same name up to ``_SEED`` are one recipe, and those of the same seed are
-paired. It has a row per number: the losses, also by quarter of t, and what evaluate.py measured of
-the last checkpoint as it was trained (below --results; of several the one of most images). The
-first recipe has its mean, each other the mean difference to it with the number of pairs and, from
-two on, the 95 % interval of Student's t. --figure draws what was learned, the losses and the KID.
+The second has one row per measure: the losses, also by quarter of t, and the results of evaluate
+for the last checkpoint as trained (below --results; of several, the one with most images). Runs
+whose names differ only in the number at the end, as a_0 and a_1, are one recipe with several seeds;
+runs of the same seed are paired. The table has the mean of the first recipe, and for each other the
+mean difference from it, the number of pairs and, with two or more, the 95 % interval of Student's t.
+--figure draws the learned gains, the losses and the KID.
 """
 
 import json

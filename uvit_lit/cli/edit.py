@@ -2,9 +2,9 @@
 
     uvit-lit edit photo.png --label cat --s 0.5 --b 1.3
 
-The image is followed back to the noise that makes it (DDIM inversion), both reconstructed from
-there as trained and generated again with other settings. The PNG shows image, reconstruction,
-mask and result side by side; the errors are printed.
+The command finds the noise from which the model makes the image (DDIM inversion). From this noise
+it reconstructs the image as trained, and generates it again with the new settings. The PNG shows
+image, reconstruction, mask and result side by side; the command prints the errors.
 """
 
 import json
@@ -31,9 +31,9 @@ class EditOptions:
 
     Attributes:
         label: Class of the image, by name or number; by default none.
-        mask: Image that is white where the photograph may change; it is read on the token grid.
+        mask: Image that is white where the photograph may change, at the resolution of the tokens.
         steps: Solver steps each way, 1 to 1000.
-        t_min: Time, in (0, 1), at which the image is taken for a noisy one.
+        t_min: Time, in (0, 1), at which the inversion starts, as if the image were that noisy.
         out: Directory for the picture and its parameters.
     """
 

@@ -2,15 +2,15 @@
 
     uvit-lit evaluate --s trained,0.5 --b trained,1.3 --metrics kid,detail,classes
 
-The Frechet distance is called FID with the features of Inception alone. All values but it,
-precision and recall have 95 % intervals, also of the difference to the cell with s = 1, b = 1 (else
-to the one with either as trained), paired by seed. KID compares all generated images with all real
-ones, at most 10,000 of each; from 1,000 of each on there is also kid_blocks, mean and standard
-deviation over blocks of 1,000, as papers print it. The metric classes is the share of images that a
-linear probe puts into the class that was asked for; the share of the real images stands beside.
+The Frechet distance is called FID only with the features of Inception. All values except Frechet
+distance, precision and recall have 95 % intervals, also for the difference from the cell s = 1,
+b = 1 (or trained instead of 1), paired by seed. KID compares all generated images with all real
+ones, at most 10,000 of each. With at least 1,000 of each there is also kid_blocks, the mean and
+standard deviation over blocks of 1,000, as in papers. The metric classes is the share of images
+that a linear probe assigns to the requested class, with the share of the real images beside it.
 
-The class of each image is drawn at random and depends on its seed alone. Memory grows with --n by
-a few numbers per image. An interrupted evaluation goes on where it was.
+The class of each image is random and depends only on its seed. Memory grows with --n by a few
+numbers per image. A repeated command continues an interrupted evaluation.
 """
 
 import json

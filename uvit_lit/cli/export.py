@@ -2,11 +2,11 @@
 
     uvit-lit export model.safetensors --ckpt last
 
-A .safetensors file has everything: architecture, filters, schedule, classes. A directory, or
-hf://user/name on the Hugging Face Hub, has such a file and a model card beside it. A .pth file has
-the layout of the official U-ViT code, which loads it; it has no place for filters. A .onnx file is
+A .safetensors file stores the complete model: weights, architecture, filters, schedule, classes. A
+directory, or hf://user/name on the Hugging Face Hub, gets such a file and a model card. A .pth file
+has the layout of the official U-ViT code, which loads it; it cannot store filters. A .onnx file is
 the denoiser for other programs, with s, b and the cutoff of every long skip as inputs. With
---format web a directory gets a page that draws in a browser.
+--format web a directory gets a page that runs the model in a browser.
 """
 
 from dataclasses import dataclass
@@ -23,16 +23,16 @@ class ExportOptions:
 
     Attributes:
         ckpt: Checkpoint; last is the newest below runs/.
-        num_heads: Attention heads, of official weights of an unpublished width.
+        num_heads: Attention heads; needed for official weights of an unpublished width.
         schedule: Noise schedule of such weights; by default the published one.
-        dtype: Of the tensors; float16 halves the file, and every command reads it. int8 is for
-            .onnx and web alone.
+        dtype: Type of the tensors; float16 halves the file, and every command reads it. int8 is
+            only for .onnx and web.
         format: Content of a directory: weights with their card, or a static page with the model.
-        onnxruntime_web: The npm package onnxruntime-web for a page, a folder or .tgz; by default
+        onnxruntime_web: For web: directory or .tgz of the npm package onnxruntime-web; by default
             npm downloads it.
-        data: Data set of a run that read it from a folder: evaluate will compare with it.
+        data: Name of the data set, if the run read it from a folder; evaluate compares with it.
         skips: Long skips that a single s or b acts on: all, inner, outer or numbers with commas, 0
-            the outermost; by default as the model.
+            the outermost; by default those of the model.
         licence: Licence of the weights, such as cc-by-4.0.
         results: Markdown with measured figures for the model card, such as the results.md of
             evaluate.

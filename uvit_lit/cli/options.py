@@ -132,6 +132,10 @@ def _members(hint: Any) -> list[Any]:
     return [hint]
 
 
+def _is_choice(hint: Any) -> bool:
+    return get_origin(hint) is Literal
+
+
 def _is_list(hint: Any) -> bool:
     return any(get_origin(member) in (list, tuple) for member in _members(hint))
 
@@ -149,7 +153,7 @@ def _accepted(hint: Any) -> str:
     if len(members) > 1 and all(get_origin(member) is not list for member in members):
         return " or ".join(_accepted(member) for member in members)
     member = members[-1]
-    if get_origin(member) is Literal:
+    if _is_choice(member):
         return ", ".join(map(str, get_args(member)))
     if get_origin(member) is tuple:
         return f"{len(get_args(member))} numbers with a comma between them"
@@ -163,13 +167,14 @@ def _accepted(hint: Any) -> str:
 def _metavar(hint: Any) -> str:
     """How a value of a type is written in the help."""
     member = _members(hint)[-1]
-    if get_origin(member) is Literal:
+    if _is_choice(member):
         return "{" + ",".join(map(str, get_args(member))) + "}"
     if get_origin(member) is tuple:
         return ",".join("X" * len(get_args(member)))
     if get_origin(member) is list:
-        item = _metavar(get_args(member)[0])
-        return f"{item}[,...]"
+        items = _members(get_args(member)[0])
+        words = [w for m in items for w in (get_args(m) if _is_choice(m) else [_metavar(m)])]
+        return f"{'|'.join(words)}[,...]"
     return {int: "N", float: "X", str: "NAME", Path: "PATH"}.get(member, "")
 
 

@@ -2,8 +2,8 @@
 
     uvit-lit sample --s 0.5 --b 1.3
 
-s scales the low frequencies of the long skips, b amplifies the backbone features that meet them.
-Image k has the seed SEED + k and is the same picture whatever --n and --batch_size are.
+s scales the low frequencies of the long skips, b scales the backbone features that they join.
+Image k has the seed SEED + k and is the same picture for every --n and --batch_size.
 """
 
 import json

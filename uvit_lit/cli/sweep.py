@@ -2,11 +2,12 @@
 
     uvit-lit sweep --s 0.2,0.6,1.0 --b 1.0,1.2,1.4
 
-The first two options with several values are the rows and the columns (s and b come first); more
-of them make one figure each. The directory below --out holds the figures, the cells as images, and
-detail.csv with the mean of every detail metric and its 95 % interval over the images, and where the
-grid has s = 1, b = 1 (else one with either as trained) also the difference to it, paired by seed.
-A cell that is there already is not computed again: an interrupted sweep goes on.
+The first two options with several values are the rows and the columns (s and b come first); every
+value of a further option gives a figure of its own. The command prints a directory below --out,
+with the figures, the cells as images, and detail.csv: the mean of every detail metric with its
+95 % interval over the images. If the grid has the cell s = 1, b = 1 (or trained instead of 1), the
+table also has the difference from it, paired by seed. A repeated command computes only the missing
+cells.
 """
 
 import csv

@@ -1,8 +1,8 @@
 """Train a U-ViT, or a U-Net.
 
-``python train.py --filter step`` trains the tiny CIFAR-10 model, with ``--backbone unet`` a U-Net
-of its cost; ``--config configs/NAME.yaml`` chooses another recipe, every entry of which is also an
-option; ``--ckpt_path last`` resumes.
+``python train.py --filter step`` trains the tiny CIFAR-10 model, and with ``--backbone unet`` a
+U-Net of the same cost. ``--config configs/NAME.yaml`` chooses another recipe; every entry of it is
+also an option. ``--ckpt_path last`` resumes the newest run.
 """
 
 import inspect
@@ -94,14 +94,14 @@ class TrainCLI(LightningCLI):
             "--filter",
             type=Literal[FILTERS],
             default="none",
-            help="low-pass on the long skips during training; of butterworth, "
-            "chebyshev and chebyshev2 s and the cutoff are learned",
+            help="low-pass on the long skips during training; butterworth, "
+            "chebyshev and chebyshev2 learn s and the cutoff, flat learns s",
         )
         parser.add_argument(
             "--s",
             type=float | None,
             default=None,
-            help="gain of the filter's passband; null is 0.9",
+            help="gain of the filter's passband; null means 0.9 with a filter",
         )
         parser.add_class_arguments(SkipSettings, skip={"filter", "s"}, as_group=False)
         parser.add_argument(

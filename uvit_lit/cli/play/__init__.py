@@ -1,10 +1,10 @@
-"""Turn the settings of the long skips on a page of this machine and see the images change.
+"""Set the level of detail with sliders, on a page of this machine.
 
     uvit-lit play
     uvit-lit play --ckpt last --s 0.5 --b 1.3
 
-The page shows eight seeds as trained and as set. Nobody but this machine can open it unless --host
-says otherwise.
+Open the address that the command prints. The page shows eight seeds as trained and with the
+settings of the sliders. Only this machine can open the page, unless --host says otherwise.
 """
 
 import os
@@ -24,11 +24,11 @@ class PageOptions:
     """Page.
 
     Attributes:
-        host: Address to listen on; 127.0.0.1 is this machine alone, 0.0.0.0 every network.
+        host: Address to listen on; 127.0.0.1 is this machine only, 0.0.0.0 every network.
         port: Port to listen on; by default the first free one from 7860.
         open: Open the page in a browser.
-        data: Data whose spectrum is drawn: cifar10, cifar100, folder or shapes; by default that of
-            the training, where it is on this machine.
+        data: Data whose spectrum is drawn: cifar10, cifar100, folder or shapes; by default the
+            training data, if they are on this machine.
         data_root: Directory of the data; by default that of the training.
     """
 
