@@ -9,8 +9,8 @@ The second has one row per measure: the losses, also by quarter of t, and the re
 for the last checkpoint as trained (below --results; of several, the one with most images). Runs
 whose names differ only in the number at the end, as a_0 and a_1, are one recipe with several seeds;
 runs of the same seed are paired. The table has the mean of the first recipe, and for each other the
-mean difference from it, the number of pairs and, with two or more, the 95 % interval of Student's t.
---figure draws the learned gains, the losses and the KID.
+mean difference from it, the number of pairs and, with two or more, the 95 % interval of Student's
+t. --figure draws the learned gains, the losses and the KID.
 """
 
 import json
