@@ -101,48 +101,48 @@ def methods(count: int, guide: Any = None) -> dict[str, dict[str, Way]]:
         return lambda value: Way({name: value, **more})
 
     inner, every = {"skips": "inner"}, {"skips": "all"}
-    pairs = ((0.8, 1.1), (0.6, 1.2), (0.5, 1.3), (0.2, 1.4), (0.0, 1.6))
+    pairs = ((0.8, 1.1), (0.5, 1.3), (0.2, 1.4), (0.0, 2.0))
     found = {
-        "s, innermost skip": over((1.5, 1.25, 0.75, 0.5, 0.25, 0), knob("s", **inner), "s"),
-        "b, innermost skip": over((0.8, 1.2, 1.4, 1.6, 2), knob("b", **inner), "b"),
+        "s, innermost skip": over((1.5, 0.5, 0), knob("s", **inner), "s"),
+        "b, innermost skip": over((0.8, 1.4, 2), knob("b", **inner), "b"),
         "s and b, innermost skip": {
             f"s {s:g}, b {b:g}": Way({"s": s, "b": b, **inner}) for s, b in pairs
         },
         "s, all skips": over((1.05, 0.95, 0.9), knob("s", **every), "s"),
-        "s, all skips, mean left alone": over(
-            (1.2, 0.8, 0.5), knob("s", keep_mean=True, **every), "s"
-        ),
-        "b, all skips": over((0.95, 1.05, 1.1, 1.15, 1.2, 1.3), knob("b", **every), "b"),
-        "FreeU 1, innermost skip": over(
-            (1.1, 1.2, 1.4, 1.6), knob("b", preset="freeu_v1", **inner), "b"
-        ),
-        "FreeU 2, innermost skip": over(
-            (1.2, 1.4, 1.6, 2), knob("b", preset="freeu_v2", **inner), "b"
-        ),
-        "Skip-Tuning": over((1.05, 0.98, 0.95, 0.9), knob("s", filter="flat", **every), "s"),
+        "s, all skips, mean left alone": over((1.2, 0.8), knob("s", keep_mean=True, **every), "s"),
+        "b, all skips": over((0.95, 1.05, 1.1, 1.15, 1.2), knob("b", **every), "b"),
+        "FreeU 1, innermost skip": over((1.2, 1.6), knob("b", preset="freeu_v1", **inner), "b"),
+        "FreeU 2, innermost skip": over((1.4, 2), knob("b", preset="freeu_v2", **inner), "b"),
+        "Skip-Tuning": over((1.05, 0.95), knob("s", filter="flat", **every), "s"),
         "ScaleLong": {
             f"kappa {k:g}": Way({"filter": "flat", "s": [k**i for i in range(count)]})
-            for k in (1.02, 0.98, 0.95)
+            for k in (1.02, 0.95)
         },
-        "cfg": over((1.25, 1.5, 2, 3), cfg, "cfg"),
+        "cfg": over((1.5, 2, 3), cfg, "cfg"),
         "cfg, t 0.25 to 0.75": over(
-            (1.5, 2, 3), partial(cfg, t_range=(0.25, 0.75)), "cfg in the window"
+            (2, 3), partial(cfg, t_range=(0.25, 0.75)), "cfg in the window"
         ),
-        "cfg, rescaled by 0.7": over((2, 3), partial(cfg, rescale=0.7), "cfg rescaled"),
+        "cfg, rescaled by 0.7": over((3,), partial(cfg, rescale=0.7), "cfg rescaled"),
         "cfg of two bands": {
             f"cfg low {low:g}, high {high:g}": cfg((low, high), cutoff=0.3)
-            for low, high in ((2, 1), (2, 1.2), (1, 2))
+            for low, high in ((2, 1.2), (1, 2))
         },
         "away from s = 0.5, innermost skip": over(
-            (1.5, 2), partial(away_from_skips, skips="inner", s=0.5), "w"
+            (2,), partial(away_from_skips, skips="inner", s=0.5), "w"
         ),
         "cfg and b, all skips": {
             f"cfg {w:g}, b {b:g}": Way({"b": b, **every}, cfg(w).around)
-            for w, b in ((1.25, 1.05), (1.5, 1.05), (1.5, 1.1), (2, 1.1))
+            for w, b in ((1.5, 1.05), (1.5, 1.1), (2, 1.1))
+        },
+        "cfg, t 0.25 to 0.75, and b, all skips": {
+            f"cfg 3 in the window, b {b:g}": Way(
+                {"b": b, **every}, cfg(3, t_range=(0.25, 0.75)).around
+            )
+            for b in (1.05, 1.1)
         },
     }
     if guide is not None:
-        found["autoguidance"] = over((1.25, 1.5, 2), partial(cfg, weak=guide), "guide")
+        found["autoguidance"] = over((1.5, 2), partial(cfg, weak=guide), "guide")
     return found
 
 
@@ -243,30 +243,25 @@ def interval(value: Estimate, sign: str = "", digits: int = 3) -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def plot(rows: dict[str, dict[str, Row]], none: Row, data: float) -> Figure:
-    """KID over the power added above 3/4 of Nyquist: a curve per method through none.
+def plot(curves: dict[str, list[tuple[float, float]]], data: float) -> Figure:
+    """KID over the power added above 3/4 of Nyquist: a curve per method, which begins at none.
 
     Args:
-        rows: Rows by method and setting.
-        none: The model as trained.
+        curves: Added power, dB, and difference of KID of each setting, by method.
         data: Power of the data less that of the model as trained, dB.
     """
-    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    figure = Figure(figsize=(9.5, 5.5), layout="constrained")
     axes = figure.subplots()
-    for number, (method, settings) in enumerate(rows.items()):
-        points = [(0.0, 0.0)] + [
-            (float((row.bands[-1] - none.bands[-1]).mean()), difference(row, none).mean)
-            for row in settings.values()
-        ]
-        if all(method.startswith(known) is False for known in ("cfg", "auto", "away")):
-            points.sort()
-        style = "o-s-^-D-"[2 * (number // 10 % 4) :][:2]
-        axes.plot(*zip(*points, strict=True), style, color=f"C{number % 10}", label=method, ms=4)
+    for number, (method, points) in enumerate(curves.items()):
+        style = ("o-", "s-", "^-")[number // 10]
+        line = [(0.0, 0.0), *points]
+        if not method.startswith("cfg"):
+            line.sort()
+        axes.plot(*zip(*line, strict=True), style, color=f"C{number % 10}", label=method, ms=4)
     axes.axvline(data, color="0.6", linestyle="--")
     axes.annotate("data", (data, 1), xycoords=("data", "axes fraction"), va="bottom", ha="center")
     axes.plot(0, 0, "k*", ms=12)
     axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
-    axes.set_yscale("symlog", linthresh=0.1)
     axes.set_xlabel("power added above 3/4 of Nyquist, dB")
     axes.set_ylabel("KID less that of the model as trained (lower is better)")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
@@ -313,7 +308,14 @@ def main() -> None:
                 bar.write("| " + " | ".join(cells(method, setting, row, none)) + " |")
                 bar.update()
     if args.figure is not None:
-        save_figure(plot(rows, none, above[-1]), args.figure)
+        curves = {
+            method: [
+                (float((row.bands[-1] - none.bands[-1]).mean()), difference(row, none).mean)
+                for row in settings.values()
+            ]
+            for method, settings in rows.items()
+        }
+        save_figure(plot(curves, above[-1]), args.figure)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,11 @@ def main(arguments: list[str] | None = None) -> None:
         real = evaluation.real
         report = {**identity, "real": real, "results": results}
         write(out / "results.json", json.dumps(report, indent=2, allow_nan=False).encode())
-        columns = {c.title(): r["values"] for c, r in zip(drawn, results, strict=True)}
+        is_set = skips != SkipOptions() or sampling.cfg != 1
+        columns = {
+            c.title() if c.values or not is_set else "as set": r["values"]
+            for c, r in zip(drawn, results, strict=True)
+        }
         if real:
             columns[f"real images ({real['images']})"] = real["values"]
         text = markdown(columns)
