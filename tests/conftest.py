@@ -15,6 +15,16 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
 
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, of which one process can drive one at a time."""
+    api = pytest.importorskip("playwright.sync_api", reason="the extra browser is not installed")
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
 def make_folder(root: Path) -> Path:
     """Two classes, 12 training and 4 test images each, 20 x 24 pixels of noise."""
     rng = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from conftest import CHROMIUM, ROOT, needs_browser
+from conftest import ROOT, needs_browser
 from PIL import Image
 
 from uvit_lit.cli import play, sample
@@ -317,18 +317,15 @@ def test_the_page_serves_no_file_of_the_machine(served, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def page(served):
+def page(served, browser):
     """The page in a browser, after its first images."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1300, "height": 900})
-        page.hosts = set()
-        page.on("request", lambda r: page.hosts.add(r.url.split("/")[2]) if "//" in r.url else 0)
-        page.goto(served)
-        page.wait_for_selector("#save a", timeout=120_000)
-        yield page
-        browser.close()
+    page = browser.new_page(viewport={"width": 1300, "height": 900})
+    page.hosts = set()
+    page.on("request", lambda r: page.hosts.add(r.url.split("/")[2]) if "//" in r.url else 0)
+    page.goto(served)
+    page.wait_for_selector("#save a", timeout=120_000)
+    yield page
+    page.close()
 
 
 def wait_for(page, words):
@@ -401,12 +398,11 @@ def test_the_last_of_many_moves_is_drawn(page):
 
 @pytest.mark.slow
 @needs_browser
-def test_closing_the_tab_stops_the_work(trained):
+def test_closing_the_tab_stops_the_work(trained, browser):
     """Its bar does not move any more after the tab has gone, long before the end."""
     pytest.importorskip("gradio")
     from uvit_lit.cli.play.layout import build, launch
 
-    sync_api = pytest.importorskip("playwright.sync_api")
     playground = make_playground(trained, steps=100)
     moved, run = [], playground.draw
 
@@ -421,16 +417,13 @@ def test_closing_the_tab_stops_the_work(trained):
     playground.draw = draw
     blocks = build(Page(playground, ModelOptions(), SkipOptions()))
     address = launch(blocks, "127.0.0.1", None, wait=False)
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        tab = browser.new_page()
-        tab.goto(address)
-        tab.wait_for_selector("#pair img", timeout=60_000)
-        tab.close()
-        counts = [-1]
-        while counts[-1] != len(moved):
-            counts.append(len(moved))
-            time.sleep(2)
-        browser.close()
+    tab = browser.new_page()
+    tab.goto(address)
+    tab.wait_for_selector("#pair img", timeout=60_000)
+    tab.close()
+    counts = [-1]
+    while counts[-1] != len(moved):
+        counts.append(len(moved))
+        time.sleep(2)
     blocks.close()
     assert PREVIEW_STEPS <= len(moved) < 100

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import torch
-from conftest import CHROMIUM, ROOT, error_line, needs_browser
+from conftest import ROOT, error_line, needs_browser
 
 from uvit_lit import generate, load_model, web
 from uvit_lit.cli.export import main
@@ -183,15 +183,6 @@ def page(trained, runtime, tmp_path_factory):
     """A page of the small model."""
     out = tmp_path_factory.mktemp("web") / "page"
     return web.export_web(load_model(trained), out, "float32", runtime)
-
-
-@pytest.fixture(scope="session")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="the extra browser is not installed")
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
