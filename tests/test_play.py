@@ -258,9 +258,10 @@ def test_generated_images_show_themselves_and_compute_as_tensors(trained):
 
 
 def test_a_model_shows_its_sizes_classes_and_filters():
-    text = load_model()._repr_html_()
+    model = load_model()
+    text = model._repr_html_()
     ElementTree.fromstring(text)
-    for part in ("7,671,428", "3 x 32 x 32", "airplane", "12000 training steps", "<svg"):
+    for part in ("7,671,428", "3 x 32 x 32", "airplane", f"{model.step} training steps", "<svg"):
         assert part in text
 
 
