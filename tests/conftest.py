@@ -17,7 +17,7 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not ins
 
 @pytest.fixture(scope="session")
 def browser():
-    """Chromium, of which one process can drive one at a time."""
+    """Chromium; a process can drive only one."""
     api = pytest.importorskip("playwright.sync_api", reason="the extra browser is not installed")
     with api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

@@ -155,6 +155,13 @@ def run(trained, tmp_path, capsys, monkeypatch):
     return call
 
 
+def test_the_column_of_a_single_setting_is_not_called_as_trained(run, tmp_path):
+    for options, title in (((), "as trained"), (("--skips", "0", "--preset", "mild"), "as set")):
+        run("--metrics", "detail", *options)
+        newest = max(tmp_path.rglob("results.md"), key=lambda path: path.stat().st_mtime_ns)
+        assert newest.read_text().startswith(f"| | {title} |")
+
+
 def test_names_say_the_features_and_differences_are_paired(run):
     report = run("--s", "0.2,1", "--metrics", "fid,kid,precision_recall,detail")
     low, neutral = (result["values"] for result in report["results"])

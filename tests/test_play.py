@@ -68,10 +68,26 @@ def in_force(model, skips):
 
 @pytest.mark.parametrize("skips", SETTINGS, ids=str)
 def test_controls_mean_what_they_were_filled_with(playground, skips):
-    sampling = SamplingOptions(n=3, seed=7, classes=["cat", "ship"], cfg=2.0, steps=12)
+    sampling = SamplingOptions(
+        n=3, seed=7, classes=["cat", "ship"], cfg=2.0, cfg_range=(0.25, 0.75), steps=12
+    )
     read = playground.read(playground.fill(skips, sampling))
     assert in_force(playground.model, read[0]) == in_force(playground.model, skips)
     assert read[1] == sampling
+
+
+def test_the_best_preset_is_there_where_all_of_it_has_controls(trained):
+    playground = make_playground(trained)
+    assert not playground.shows_best  # its card recommends nothing
+    model = playground.model
+    model.recommended = {"cfg": 2.0, "cfg_range": [0.25, 0.75], "b": 1.3, "skips": "0"}
+    assert playground.shows_best
+    named = model.resolve(SkipOptions(preset="best"), playground.base.options)
+    skips, sampling = playground.read(playground.fill(*named))
+    assert skips == SkipOptions(b=1.3, skips="0")
+    assert (sampling.cfg, sampling.cfg_range) == (2.0, (0.25, 0.75))
+    model.recommended = {"cfg": 2.0, "cfg_rescale": 0.5}
+    assert not playground.shows_best
 
 
 def test_controls_as_trained_set_nothing(trained):

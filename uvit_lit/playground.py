@@ -193,12 +193,20 @@ class Playground:
         values |= {name: settings.get(name, getattr(trained, name)) for name in DESIGN}
         values["t_first"], values["t_last"] = skips.t_range or (0.0, 1.0)
         values["t_fade"] = skips.t_fade
+        values["cfg_first"], values["cfg_last"] = sampling.cfg_range
         values |= {name: getattr(sampling, name) for name in SAMPLING}
         for name, limits in LIMITS.items():
             for value in values[name] if isinstance(values[name], list) else [values[name]]:
                 _check(name, value, *limits)
         choose_labels(self.model, sampling.classes, 1)
         return values
+
+    @property
+    def shows_best(self) -> bool:
+        """Whether every option that the card of the model recommends has a control."""
+        shown = {*KNOBS, *DESIGN, *SAMPLING, "filter", "skips", "t_range", "t_fade", "cfg_range"}
+        advice = self.model.recommended.keys()
+        return bool(advice) and advice <= shown and not isinstance(self.base.options.cfg, list)
 
     def single_start(self, knob: str) -> float:
         """Where the slider of all acting skips starts: the mean of what was trained."""
@@ -247,6 +255,7 @@ class Playground:
         chosen = {name: values[name] for name in SAMPLING if name in values}
         chosen |= {name: int(chosen[name] or 0) for name in ("n", "seed", "steps")}
         chosen["classes"] = chosen["classes"] or None
+        chosen["cfg_range"] = (float(values["cfg_first"]), float(values["cfg_last"]))
         return SkipOptions(**given), replace(self.base.options, **chosen)
 
     def draw(

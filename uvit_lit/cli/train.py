@@ -129,10 +129,6 @@ class TrainCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Resolve the checkpoint to resume from; its run continues in its own directory."""
         check_nulls(self.config)
-        for name in ("limit_val_batches", "val_check_interval"):
-            value = self.config.trainer[name]  # 16 is read as 16.0 with some older libraries
-            if isinstance(value, float) and value > 1 and value.is_integer():
-                self.config.trainer[name] = int(value)
         check_trainer(self.config.trainer)
         if self.config.trainer.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"].append(RunProgressBar())

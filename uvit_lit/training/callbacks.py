@@ -135,7 +135,8 @@ class LossByTime(StepCallback):
     """Loss in each quarter of t: in training since the last logged step, and of a validation.
 
     ``train/loss_max`` is the largest loss of a batch since the last logged step, so that a spike
-    between two of them shows.
+    between two of them shows. All of them are means of the squared error without the weight of
+    ``train/loss``.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

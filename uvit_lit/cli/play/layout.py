@@ -142,7 +142,7 @@ def skip_controls(page: Page) -> gr.Dropdown:
 
     model = page.playground.model
     gr.Markdown(f"### {escape(model.name)}\n{escape(model.training)}")
-    presets = [*PRESETS, BEST] if model.recommended else PRESETS
+    presets = [*PRESETS, BEST] if page.playground.shows_best else PRESETS
     preset = gr.Dropdown(
         [("choose one", ""), *((name, name) for name in presets)], value="", label="Preset"
     )
@@ -214,6 +214,10 @@ def sampling_controls(page: Page) -> None:
                 step=0.1,
                 label="Guidance",
                 visible=model.can_guide,
+            )
+        for name, label in (("cfg_first", "first t of guidance"), ("cfg_last", "last t")):
+            controls[name] = gr.Slider(
+                0, 1, start[name], step=0.01, label=label, visible=model.can_guide
             )
         controls["steps"] = gr.Slider(*LIMITS["steps"], start["steps"], step=1, label="Steps")
         controls["solver"] = gr.Dropdown(
