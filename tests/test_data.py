@@ -551,11 +551,13 @@ free_stem(Path(sys.argv[1]), "image")
 
 
 def test_two_processes_never_take_the_same_name(tmp_path):
+    """What they write stays when they end: a short text, and one longer than a reservation."""
+    contents = ("a", 200 * "b")
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", RESERVES, str(tmp_path), name], cwd=ROOT, stdin=subprocess.PIPE
         )
-        for name in "ab"
+        for name in contents
     ]
     for process in processes:
         process.stdin.write(b"\n")
@@ -564,4 +566,4 @@ def test_two_processes_never_take_the_same_name(tmp_path):
     pictures, texts = (sorted(tmp_path.glob(f"*.{end}")) for end in ("png", "json"))
     assert [p.stem for p in pictures] == [p.stem for p in texts]
     assert [p.read_text() for p in pictures] == [p.read_text() for p in texts]
-    assert sorted(p.read_text() for p in pictures) == ["a"] * 40 + ["b"] * 40
+    assert sorted(p.read_text() for p in pictures) == [c for c in contents for _ in range(40)]

@@ -145,7 +145,7 @@ def test_a_failure_in_one_process_is_a_line_in_each(trained, tmp_path):
         "from uvit_lit import files\n"
         "def refuse(path): raise OSError('no space')\n"
         "files.replacing = refuse\n"
-        "sweep.main()\n"
+        "sweep.main('sweep')\n"
     )
     done = subprocess.run(
         [

@@ -47,7 +47,7 @@ def tidy(directory: Path) -> None:
             _remove(path)
     for path in directory.glob("*.json"):
         text = _reservation(path)
-        if text.startswith(RESERVED) and not _is_alive(text.removeprefix(RESERVED)):
+        if text and text.startswith(RESERVED) and not _is_alive(text.removeprefix(RESERVED)):
             _remove(path)
 
 
@@ -62,12 +62,12 @@ def _is_alive(pid: str) -> bool:
     return True
 
 
-def _reservation(path: Path) -> str:
-    """Text of a file that is as short as one that reserves a name; else nothing."""
+def _reservation(path: Path) -> str | None:
+    """Text of a file that is as short as one that reserves a name; None of any other."""
     with suppress(OSError):
         if path.stat().st_size < 100:
             return path.read_text(errors="replace")
-    return ""
+    return None
 
 
 def _remove(path: Path) -> None:
@@ -267,6 +267,7 @@ def free_stem(directory: Path, stem: str) -> Path:
 
 def _release(reserved: Path) -> None:
     """Remove a file that reserved a name and was not written."""
-    if f"{RESERVED}{os.getpid()}".startswith(_reservation(reserved)):  # all of it, if it fits
+    text = _reservation(reserved)
+    if text is not None and f"{RESERVED}{os.getpid()}".startswith(text):  # or part: a full disk
         with suppress(OSError):
             reserved.unlink()
