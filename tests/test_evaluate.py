@@ -375,7 +375,7 @@ def test_the_reference_is_built_once(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--metrics", "is"], "metrics are is; accepted: fid, kid"),
+        (["--metrics", "is"], "metrics is 'is'; accepted: fid, kid"),
         (["--features", "vgg"], "features are 'vgg'"),
         (["--features", "nowhere:net"], "nowhere"),
         (["--features", "inception", "--inception_weights", "gone.pth"], "gone.pth is not a file"),

@@ -240,6 +240,19 @@ def read_npz(
         raise InputError(f"{path} cannot be read ({type(error).__name__}: {reason})") from None
 
 
+def read_stats(path: Path) -> "dict[str, np.ndarray]":
+    """mu, sigma and, if there are any, features of an npz file with statistics of images.
+
+    Raises:
+        ValueError: As ``read_npz``.
+    """
+    try:
+        return read_npz(path, ("mu", "sigma"), ("features",))
+    except InputError as error:
+        accepted = "accepted: an npz file with mu and sigma, as pytorch-fid writes"
+        raise InputError(f"statistics {error}; {accepted}") from None
+
+
 def free_stem(directory: Path, stem: str) -> Path:
     """Path without a suffix that no output in the directory has yet; makes the directory.
 

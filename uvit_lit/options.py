@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from uvit_lit.errors import require, require_choice
+from uvit_lit.errors import InputError, require, require_choice
 from uvit_lit.families import FILTERS
 
 SEEDS = 2**32
@@ -349,6 +349,12 @@ class DirectoryOptions:
     out: Path = Path("samples")
 
 
+DISTANCES = {"fid", "kid", "precision_recall"}
+"""Metrics that compare two sets of images."""
+
+METRICS = ("fid", "kid", "precision_recall", "detail", "classes")
+
+
 @dataclass(frozen=True)
 class ReferenceOptions:
     """Real images to compare with.
@@ -362,6 +368,9 @@ class ReferenceOptions:
         stats: An npz file with mu and sigma as pytorch-fid writes it, instead of data.
         save_stats: npz file to write the statistics of the data to.
         inception_weights: Local file of the Inception weights.
+
+    Raises:
+        ValueError: If a metric is unknown, or the options do not fit each other.
     """
 
     metrics: list[str] = field(default_factory=lambda: ["kid", "detail"])
@@ -372,3 +381,15 @@ class ReferenceOptions:
     stats: Path | None = None
     save_stats: Path | None = None
     inception_weights: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse metrics that are unknown, or that the other options leave without their needs."""
+        for metric in self.metrics:
+            require_choice("metrics", metric, METRICS)
+        if not DISTANCES & set(self.metrics) and (self.stats or self.save_stats):
+            raise InputError(
+                "stats and save_stats are of no use to detail and classes; accepted with: fid, "
+                "kid, precision_recall"
+            )
+        if "classes" in self.metrics and self.stats:
+            raise InputError("stats has no images with classes; accepted with classes: --data")

@@ -108,6 +108,16 @@ FORGED = {
 """What is forged: the name of a file, and its content."""
 
 
+WATCH = """
+import resource, subprocess, sys
+status = subprocess.call(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(status)
+"""
+"""Runs a command and prints its peak memory, KiB; a process that is started from this one, which
+has torch, would count the memory of this one."""
+
+
 def flat(images: torch.Tensor) -> torch.Tensor:
     """Features that take no network."""
     return images.float().flatten(1)
@@ -133,13 +143,16 @@ def main() -> None:
                 path.write_bytes(make())
             started = time.monotonic()
             command = [sys.executable, "-m", "uvit_lit", *arguments(path), "--out", directory]
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
-            assert process.stderr is not None
-            line = process.stderr.read().decode().strip()
-            _, status, usage = os.wait4(process.pid, 0)
-            seconds, mega = time.monotonic() - started, usage.ru_maxrss / 1024
-            code = os.waitstatus_to_exitcode(status)
-            print(f"{words}: {seconds:.1f} s, {mega:.0f} MB, status {code}: {line[-150:]}")
+            run = subprocess.run(
+                [sys.executable, "-c", WATCH, *command],
+                cwd=ROOT,
+                env=environment,
+                capture_output=True,
+                text=True,
+            )
+            seconds, mega = time.monotonic() - started, int(run.stdout.split()[-1]) / 1024
+            line, code = run.stderr.strip(), run.returncode
+            print(f"{words}: {seconds:.1f} s, {mega:.0f} MiB, status {code}: {line[-150:]}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from typing import Any
 
 from uvit_lit.cli.options import Parser, checked_input
-from uvit_lit.files import write
+from uvit_lit.files import read_stats, write
 from uvit_lit.options import (
     DirectoryOptions,
     GridOptions,
@@ -66,6 +66,10 @@ def main(arguments: list[str] | None = None) -> None:
     """
     parser = build_parser()
     reference, grid, skips, sampling, options, output = parser.read(arguments)
+
+    with checked_input(parser.values.debug):
+        if reference.stats is not None:
+            read_stats(reference.stats)  # a damaged file is refused before the libraries load
 
     from uvit_lit.detail import estimate
     from uvit_lit.evaluation.evaluate import Evaluation, plain

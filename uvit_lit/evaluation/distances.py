@@ -31,7 +31,7 @@ from torchmetrics.image.kid import poly_kernel, poly_mmd
 
 from uvit_lit.errors import InputError
 from uvit_lit.evaluation.features import Features
-from uvit_lit.files import read_npz, replacing
+from uvit_lit.files import read_stats, replacing
 from uvit_lit.progress import progress
 
 ROWS = 500
@@ -171,11 +171,7 @@ class Reference:
             ValueError: If the file is missing or damaged, or mu, sigma and features do not fit
                 each other, are not finite, or sigma is no covariance.
         """
-        accepted = "accepted: an npz file with mu and sigma, as pytorch-fid writes"
-        try:
-            arrays = read_npz(path, ("mu", "sigma"), ("features",))
-        except InputError as error:
-            raise InputError(f"statistics {error}; {accepted}") from None
+        arrays = read_stats(path)
         mu, sigma = arrays["mu"], arrays["sigma"]
         features = arrays.get("features", np.empty((0, mu.size)))
         for name, array in {"mu": mu, "sigma": sigma, "features": features}.items():

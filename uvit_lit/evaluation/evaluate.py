@@ -22,11 +22,9 @@ from uvit_lit.evaluation.reference import (
 )
 from uvit_lit.files import write_torch
 from uvit_lit.generation import Generation
-from uvit_lit.options import ReferenceOptions
+from uvit_lit.options import DISTANCES, ReferenceOptions
 from uvit_lit.reading import difference, load
 
-METRICS = ("fid", "kid", "precision_recall", "detail", "classes")
-DISTANCES = {"fid", "kid", "precision_recall"}
 SAVE_EVERY = 8  # batches
 
 
@@ -86,19 +84,8 @@ class Evaluation:
             self.real = {"images": source, "values": shares}
 
     def _check(self, class_names: list[str]) -> None:
-        """Refuse metrics that are unknown, or that the other options leave without their needs."""
-        options, n = self.options, self.generation.options.n
-        if unknown := self.metrics - set(METRICS):
-            raise InputError(
-                f"metrics are {', '.join(sorted(unknown))}; accepted: {', '.join(METRICS)}"
-            )
-        if not self.metrics & DISTANCES and (options.stats or options.save_stats):
-            raise InputError(
-                "stats and save_stats are of no use to detail and classes; accepted with: fid, "
-                "kid, precision_recall"
-            )
-        if "classes" in self.metrics and options.stats:
-            raise InputError("stats has no images with classes; accepted with classes: --data")
+        """Refuse metrics that the model or the number of images leaves without their needs."""
+        n = self.generation.options.n
         if "classes" in self.metrics and not class_names:
             raise InputError("this model has no classes; accepted: other metrics than classes")
         if "precision_recall" in self.metrics and n <= NEIGHBOURS:
