@@ -39,6 +39,7 @@ from uvit_lit.evaluation.reference import (
 )
 from uvit_lit.generation import draw_labels
 from uvit_lit.guidance import Guided, WithSkips
+from uvit_lit.model import Model
 from uvit_lit.options import ReferenceOptions
 from uvit_lit.plots import save_figure
 from uvit_lit.progress import progress
@@ -89,33 +90,42 @@ def over(values: tuple[float, ...], way: Callable[[float], Way], name: str) -> d
     return {f"{name} {value:g}": way(value) for value in values}
 
 
-def methods(count: int, guide: Any = None) -> dict[str, dict[str, Way]]:
+def methods(model: Model, guide: Any = None) -> dict[str, dict[str, Way]]:
     """Every method with its settings by name.
 
     Args:
-        count: How many long skips there are.
+        model: What is sampled from. Some methods act on the long skips that it names as its own.
         guide: Weak denoiser of autoguidance.
     """
 
     def knob(name: str, **more: Any) -> Callable[[float], Way]:
         return lambda value: Way({name: value, **more})
 
-    inner, every = {"skips": "inner"}, {"skips": "all"}
+    long_skips = model.denoiser.backbone.long_skips
+    numbers = model.choose_skips()
+    where = "innermost skip" if numbers == [len(long_skips) - 1] else "inner skips"
+    inner, every = {"skips": ",".join(map(str, numbers))}, {"skips": "all"}
+    box = {  # lowers one frequency to each side of the mean, as FreeU does on maps of every size
+        "filter": "freeu_box",
+        "cutoff": [2 / long_skips[number].grid[0] for number in numbers],
+        "b_channels": 0.5,
+        **inner,
+    }
     pairs = ((0.8, 1.1), (0.5, 1.3), (0.2, 1.4), (0.0, 2.0))
     found = {
-        "s, innermost skip": over((1.5, 0.5, 0), knob("s", **inner), "s"),
-        "b, innermost skip": over((0.8, 1.4, 2), knob("b", **inner), "b"),
-        "s and b, innermost skip": {
+        f"s, {where}": over((1.5, 0.5, 0), knob("s", **inner), "s"),
+        f"b, {where}": over((0.8, 1.4, 2), knob("b", **inner), "b"),
+        f"s and b, {where}": {
             f"s {s:g}, b {b:g}": Way({"s": s, "b": b, **inner}) for s, b in pairs
         },
         "s, all skips": over((1.05, 0.95, 0.9), knob("s", **every), "s"),
         "s, all skips, mean left alone": over((1.2, 0.8), knob("s", keep_mean=True, **every), "s"),
         "b, all skips": over((0.95, 1.05, 1.1, 1.15, 1.2), knob("b", **every), "b"),
-        "FreeU 1, innermost skip": over((1.2, 1.6), knob("b", preset="freeu_v1", **inner), "b"),
-        "FreeU 2, innermost skip": over((1.4, 2), knob("b", preset="freeu_v2", **inner), "b"),
+        f"FreeU 1, {where}": over((1.2, 1.6), knob("b", s=0.9, b_map="constant", **box), "b"),
+        f"FreeU 2, {where}": over((1.4, 2), knob("b", s=0.9, **box), "b"),
         "Skip-Tuning": over((1.05, 0.95), knob("s", filter="flat", **every), "s"),
         "ScaleLong": {
-            f"kappa {k:g}": Way({"filter": "flat", "s": [k**i for i in range(count)]})
+            f"kappa {k:g}": Way({"filter": "flat", "s": [k**i for i in range(len(long_skips))]})
             for k in (1.02, 0.95)
         },
         "cfg": over((1.5, 2, 3), cfg, "cfg"),
@@ -127,9 +137,7 @@ def methods(count: int, guide: Any = None) -> dict[str, dict[str, Way]]:
             f"cfg low {low:g}, high {high:g}": cfg((low, high), cutoff=0.3)
             for low, high in ((2, 1.2), (1, 2))
         },
-        "away from s = 0.5, innermost skip": over(
-            (2,), partial(away_from_skips, skips="inner", s=0.5), "w"
-        ),
+        f"away from s = 0.5, {where}": over((2,), partial(away_from_skips, s=0.5, **inner), "w"),
         "cfg and b, all skips": {
             f"cfg {w:g}, b {b:g}": Way({"b": b, **every}, cfg(w).around)
             for w, b in ((1.5, 1.05), (1.5, 1.1), (2, 1.1))
@@ -288,7 +296,7 @@ def main() -> None:
 
     bench = Bench(args)
     guide = load_model(args.guide, bench.device).denoiser if args.guide else None
-    known = methods(len(bench.model.denoiser.backbone.long_skips), guide)
+    known = methods(bench.model, guide)
     if unknown := set(args.only or known) - known.keys():
         parser.error(f"only is {', '.join(unknown)}; accepted: {', '.join(known)}")
     chosen = {name: known[name] for name in known if not args.only or name in args.only}

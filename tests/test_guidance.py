@@ -12,6 +12,7 @@ from uvit_lit.filters import frequencies, hartley_matrix
 from uvit_lit.guidance import SPLIT, Guided, WithSkips, low_frequencies
 from uvit_lit.sampling import sample
 from uvit_lit.skips import SkipSettings, override_skips
+from uvit_lit.unet import UNet
 from uvit_lit.uvit import UViT
 
 
@@ -38,6 +39,12 @@ def network(**options):
     torch.manual_seed(0)
     uvit = UViT(img_size=8, patch_size=2, embed_dim=16, depth=4, num_heads=2, **options)
     return Denoiser(uvit.eval(), "cosine", "x0")
+
+
+def unet():
+    torch.manual_seed(0)
+    small = UNet(img_size=8, channels=(16, 32), attention=(4,), head_dim=8, norm_groups=8)
+    return Denoiser(small.eval(), "cosine", "x0")
 
 
 X_T = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -74,8 +81,9 @@ def test_another_schedule_is_asked_at_the_same_noise():
     assert not torch.allclose(timesteps / weak.schedule.time_scale, t, atol=0.05)
 
 
-def test_the_weak_model_is_the_same_network_with_other_skips():
-    denoiser, settings = network(), {"s": 0.3, "b": 1.4}
+@pytest.mark.parametrize("backbone", ["uvit", "unet"])
+def test_the_weak_model_is_the_same_network_with_other_skips(backbone):
+    denoiser, settings = {"uvit": network, "unet": unet}[backbone](), {"s": 0.3, "b": 1.4}
     strong = denoiser(IMAGES, T)
     override_skips(denoiser.backbone.long_skips, skips="inner", **settings)
     weak = denoiser(IMAGES, T)

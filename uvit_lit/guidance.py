@@ -10,7 +10,6 @@ and Salimans 2022), an earlier or smaller model (autoguidance, Karras et al. 202
 network with other settings of its long skips (``WithSkips``).
 """
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +26,7 @@ from uvit_lit.filters import (
     hartley_matrix,
     without_autocast,
 )
-from uvit_lit.skips import Window, override_skips
+from uvit_lit.skips import Window, restored
 
 SPLIT = LowPass("butterworth")
 """The low-pass that parts the low frequencies of an image from the high ones."""
@@ -146,9 +145,9 @@ class WithSkips(nn.Module):
     """The same network with other settings of its long skips, which it has for this call alone.
 
     Args:
-        denoiser: Whose network it is. Its own settings stay, and do not act here.
+        denoiser: Whose network it is. Its own override stays, and does not act here.
         skips: Long skips that the settings act on, as ``override_skips`` takes it.
-        **settings: Fields of ``SkipSettings``, likewise. What is not named is as trained.
+        **settings: As ``Denoiser.skips`` takes them. What is not named is as trained.
 
     Raises:
         ValueError: If a value is outside its range.
@@ -160,17 +159,13 @@ class WithSkips(nn.Module):
         super().__init__()
         self.denoiser = denoiser
         self.schedule, self.backbone = denoiser.schedule, denoiser.backbone
-        self.long_skips = copy.deepcopy(self.backbone.long_skips)
-        override_skips(self.long_skips, skips, **settings)
+        with denoiser.skips(skips=skips, **settings):
+            self.states = [long_skip.state for long_skip in self.backbone.long_skips]
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Estimate the clean image; the arguments and the result are those of ``Denoiser``."""
-        own = self.backbone.long_skips
-        self.backbone.long_skips = self.long_skips
-        try:
+        with restored(self.backbone.long_skips, self.states):
             return self.denoiser(x_t, t, y)
-        finally:
-            self.backbone.long_skips = own
 
 
 def check_fits(strong: Any, weak: Any) -> None:

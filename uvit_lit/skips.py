@@ -393,6 +393,17 @@ class SkipModulation(nn.Module):
         if self._built is not None:
             self._build(self._built)
 
+    @property
+    def state(self) -> tuple[Any, ...]:
+        """What is in force, for ``restore``."""
+        return self.override, self.window, self._changes, self._acting, self._built
+
+    def restore(self, state: tuple[Any, ...]) -> None:
+        """Put back what was in force, without preparing it again."""
+        device = self._device
+        self.override, self.window, self._changes, acting, self._built = state
+        self._acting = acting.to(device).train(self.training)
+
     def gain(self, frequency: Tensor) -> Tensor:
         """Gain of the filter in force, 1 - (1 - s) |H(f)|.
 
@@ -461,9 +472,13 @@ class SkipModulation(nn.Module):
         acting = {"trained": Acting(self.trained, dict(self.learned), grid)}
         if self.override is not None:
             acting["override"] = Acting(self.override, self._learned_in_force(), grid)
-        device = next((buffer.device for buffer in self._acting.buffers()), "cpu")
-        self._acting = nn.ModuleDict(acting).to(device).train(self.training)
+        self._acting = nn.ModuleDict(acting).to(self._device).train(self.training)
         self._built = grid
+
+    @property
+    def _device(self) -> Any:
+        """Where what acts is."""
+        return next((buffer.device for buffer in self._acting.buffers()), "cpu")
 
 
 def _changed(trained: SkipSettings, changes: Mapping[str, Any]) -> SkipSettings:
@@ -539,13 +554,36 @@ def skip_settings(
     The arguments and errors are those of ``override_skips``. At the end of the block the override
     of before is in force again.
     """
-    before = [(long_skip.window, long_skip._changes) for long_skip in long_skips]
-    override_skips(long_skips, skips, window, **settings)
+    with _kept(long_skips):
+        override_skips(long_skips, skips, window, **settings)
+        yield
+
+
+@contextmanager
+def restored(
+    long_skips: Sequence[SkipModulation], states: Sequence[tuple[Any, ...]]
+) -> Iterator[None]:
+    """Put states of before in force inside a ``with`` block.
+
+    Args:
+        long_skips: Outermost first.
+        states: The ``state`` of each at another time.
+    """
+    with _kept(long_skips):
+        for long_skip, state in zip(long_skips, states, strict=True):
+            long_skip.restore(state)
+        yield
+
+
+@contextmanager
+def _kept(long_skips: Sequence[SkipModulation]) -> Iterator[None]:
+    """What is in force at the beginning of a ``with`` block is in force again at its end."""
+    before = [long_skip.state for long_skip in long_skips]
     try:
         yield
     finally:
-        for long_skip, (window_before, changes) in zip(long_skips, before, strict=True):
-            long_skip.set(window_before, **changes)
+        for long_skip, state in zip(long_skips, before, strict=True):
+            long_skip.restore(state)
 
 
 def choose_skips(skips: str | Sequence[int], count: int) -> list[int]:
