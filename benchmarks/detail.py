@@ -102,7 +102,7 @@ def methods(model: Model, guide: Any = None) -> dict[str, dict[str, Way]]:
         return lambda value: Way({name: value, **more})
 
     long_skips = model.denoiser.backbone.long_skips
-    numbers = model.choose_skips()
+    numbers = model.choose_skips()["s"]
     where = "innermost skip" if numbers == [len(long_skips) - 1] else "inner skips"
     inner, every = {"skips": ",".join(map(str, numbers))}, {"skips": "all"}
     box = {  # lowers one frequency to each side of the mean, as FreeU does on maps of every size
@@ -117,6 +117,10 @@ def methods(model: Model, guide: Any = None) -> dict[str, dict[str, Way]]:
         f"b, {where}": over((0.8, 1.4, 2), knob("b", **inner), "b"),
         f"s and b, {where}": {
             f"s {s:g}, b {b:g}": Way({"s": s, "b": b, **inner}) for s, b in pairs
+        },
+        "s, innermost skip, and b, all skips": {
+            f"s {s:g}, b {b:g} on all": Way({"s": s, "b": b, "skips": "split"})
+            for s, b in ((0.8, 1.1), (0.6, 1.2), (0.5, 1.3), (0.2, 1.4))
         },
         "s, all skips": over((1.05, 0.95, 0.9), knob("s", **every), "s"),
         "s, all skips, mean left alone": over((1.2, 0.8), knob("s", keep_mean=True, **every), "s"),

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from uvit_lit.plots import save_figure
 
-LEVELS = ((1.6, 0.6), (1.0, 1.0), (0.6, 1.2), (0.2, 1.4), (0.0, 1.6))
+LEVELS = ((1.4, 0.85), (1.0, 1.0), (0.8, 1.1), (0.5, 1.2), (0.5, 1.3))
 """s and b of the columns of the strip; the second is the model as it was trained."""
 
 ROWS = (("automobile", 3), ("horse", 1), ("ship", 9))
 """Class and seed of its rows."""
 
 POSTER_S = (1.5, 1.0, 0.5, 0.0)
-POSTER_B = (0.7, 1.0, 1.3, 1.6, 2.0)
+POSTER_B = (0.85, 1.0, 1.1, 1.2, 1.3)
 """s of the rows and b of the columns of the poster."""
 
 POSTER_SEEDS = 16

@@ -149,7 +149,8 @@ def test_the_file_says_what_a_program_needs(learned):
     assert session.inputs == ["x_t", "t", "label", "s", "b", "cutoff"]
     assert card["image_shape"] == [3, 12, 12]
     assert card["class_names"] == ["a", "b", "c"]
-    assert (card["training_steps"], card["skips"], card["schedule"]) == (7, [1], "vp")
+    assert (card["training_steps"], card["schedule"]) == (7, "vp")
+    assert card["skips"] == {"s": [1], "cutoff": [1], "b": [1]}
     (outer, inner) = card["long_skips"]
     assert outer["filter"] == "butterworth"
     assert inner["s"] == pytest.approx(0.8)

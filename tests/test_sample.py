@@ -117,6 +117,19 @@ def test_the_default_of_the_model_acts_when_nobody_says_which(trained):
     assert acts_on() == []
 
 
+def test_split_puts_the_filter_on_the_innermost_skip_and_b_on_all(trained):
+    def images(**settings):
+        return generate(load_model(trained), 2, steps=3, progress=False, **settings)
+
+    split = images(s=0.5, b=1.3, skips="split")
+    assert torch.equal(split, images(s=[1, 0.5], b=[1.3, 1.3]))
+    assert not torch.equal(split, images(s=0.5, b=1.3, skips="inner"))
+    assert torch.equal(images(s=0.5, skips="split"), images(s=0.5, skips="inner"))
+    assert torch.equal(images(b=1.3, skips="split"), images(b=1.3, skips="all"))
+    with pytest.raises(ValueError, match="s has 2 values; accepted: 1"):
+        images(s=[1, 0.5], skips="split")
+
+
 def test_a_preset_is_its_settings_and_options_come_before_it(sample):
     named = sample("--n", "2", "--preset", "medium")
     assert named.name == "tiny_medium_seed0.png"
@@ -298,7 +311,9 @@ def test_the_model_in_the_package_is_the_default(tmp_path, capsys, monkeypatch):
     assert image.name == "cifar10_uvit_tiny_s0.5_b1.3_seed0.png"
     parameters = json.loads(image.with_suffix(".json").read_text())
     assert parameters["ckpt"] == "pretrained"
-    assert parameters["acts_on"] == [3]  # as its card says
+    assert parameters["acts_on"] == [0, 1, 2, 3]
+    values = [(skip["s"], skip["b"]) for skip in parameters["long_skips"]]
+    assert values == [(1, 1.3)] * 3 + [(0.5, 1.3)]  # as its card says
 
 
 def test_a_lack_of_memory_is_one_line(trained, tmp_path, capsys, monkeypatch):

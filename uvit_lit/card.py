@@ -7,7 +7,7 @@ from huggingface_hub import ModelCardData, metadata_load
 
 from uvit_lit.errors import InputError
 from uvit_lit.options import RECOMMENDABLE, is_recommendable
-from uvit_lit.skips import SkipSettings
+from uvit_lit.skips import SkipSettings, skips_in_words
 from uvit_lit.weights import Weights
 
 CARD = "README.md"
@@ -38,7 +38,7 @@ def read_header(card: Path, weights: Weights) -> None:
     if not isinstance(skips, str | int):
         raise InputError(
             f"skips of the model card {card} is a {type(skips).__name__}; accepted: "
-            "all, inner, outer or numbers with commas"
+            "all, inner, outer, split or numbers with commas"
         )
     recommended = header.get("recommended", weights.recommended)
     if not is_recommendable(recommended):
@@ -85,7 +85,7 @@ def describe_weights(weights: Weights, skips: list[SkipSettings], results: str =
             else f"no filter, b {skip.b:.3g}"
             for skip in skips
         ),
-        "Long skips that a single s or b acts on": weights.default_skips,
+        "Long skips that a single s or b acts on": skips_in_words(weights.default_skips),
         "Licence": weights.licence or "not stated",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())

@@ -26,7 +26,7 @@ from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError
 from uvit_lit.options import BEST, SamplingOptions, SkipOptions, fill_in, split_options
 from uvit_lit.reading import read_weights
-from uvit_lit.skips import SkipModulation, choose_skips
+from uvit_lit.skips import SkipModulation, choose_b_skips, choose_skips, skips_in_words
 from uvit_lit.svg import Curve, line_chart, shades
 from uvit_lit.weights import (
     Card,
@@ -84,14 +84,19 @@ class Model(Card, ModelHubMixin, library_name="uvit_lit"):
         """Keep the mixin from writing a configuration: the safetensors file has it inside."""
         self._hub_mixin_config = None
 
-    def choose_skips(self, skips: str | Sequence[int] | None = None) -> list[int]:
-        """Numbers of the long skips that ``skips`` names; None is the default of the model.
+    def choose_skips(self, skips: str | None = None) -> dict[str, list[int]]:
+        """Numbers of the long skips that each of s, cutoff and b acts on.
+
+        Args:
+            skips: As ``uvit_lit.skips.choose_skips`` takes it; None is the default of the model.
 
         Raises:
             ValueError: If there is no such long skip, or one is named twice.
         """
         chosen = self.default_skips if skips is None else skips
-        return choose_skips(chosen, len(self.denoiser.backbone.long_skips))
+        count = len(self.denoiser.backbone.long_skips)
+        filtered = choose_skips(chosen, count)
+        return {"s": filtered, "cutoff": filtered, "b": choose_b_skips(chosen, count)}
 
     def resolve(
         self, skips: SkipOptions, sampling: SamplingOptions, keep: Container[str] = ()
@@ -191,7 +196,7 @@ class Model(Card, ModelHubMixin, library_name="uvit_lit"):
             "Classes": ", ".join(self.class_names[:20]) or "none",
             "Training": self.training,
             "Long skips": f"{len(self.denoiser.backbone.long_skips)}; a single s or b acts on "
-            f"{self.default_skips}",
+            f"{skips_in_words(self.default_skips)}",
         }
         chart = gain_chart(self.denoiser.backbone.long_skips)
         cells = "".join(

@@ -125,7 +125,8 @@ def describe_model(model: Model) -> dict[str, Any]:
         can_guide: Whether no class was trained, as guidance needs.
         long_skips: Settings in force of each, outermost first: the values of the inputs that give
             the model as trained, and the filter, which is fixed.
-        skips: Numbers of the long skips that a single s or b acts on when nobody says which.
+        skips: Numbers of the long skips that a single s, cutoff and b each act on when nobody says
+            which, by these names.
         schedule, prediction: By name.
         log_alpha: Log of alpha at the times n / 1000, n = 0 to 1000.
         sigmas: Sigma / alpha of the first and of the last call of the dpmpp solver.

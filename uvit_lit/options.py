@@ -84,8 +84,9 @@ class SkipOptions:
         b: Backbone scale, at least 0. 1 is no change. One value or several, as s.
         filter: Low-pass whose passband s scales; by default that of the model, else the step.
         cutoff: Cutoff of the low-pass, fraction of Nyquist, up to sqrt(2). One value or several.
-        skips: Long skips to act on: all, inner, outer, or numbers with commas, 0 the outermost.
-            By default those that the model's file names; a list of values acts on all.
+        skips: Long skips to act on: all, inner, outer, split (s on the innermost, b on all), or
+            numbers with commas, 0 the outermost. By default those that the model's file names; a
+            list of values acts on all.
         preset: Settings by name; options given beside it override them. best is what the card of
             the model recommends, including guidance.
         t_range: First and last time at which the settings act, in [0, 1]. 1 is pure noise, where

@@ -140,11 +140,11 @@ class Playground:
             return spectrum(data.train.take(index[:count], seed=0)[0])
         return None
 
-    def _acting(self, skips: SkipOptions) -> tuple[dict[str, Any], list[int]]:
-        """The settings of some options, and the long skips that they act on."""
+    def _settings(self, skips: SkipOptions) -> dict[str, Any]:
+        """The settings of some options, the long skips that they act on included."""
         settings = skips.settings(self.tokens)
-        every = _lists(settings) and "skips" not in settings
-        return settings, self.model.choose_skips("all" if every else settings.get("skips"))
+        settings.setdefault("skips", "all" if _lists(settings) else self.model.default_skips)
+        return settings
 
     def _apart(self, skips: SkipOptions) -> list[SkipModulation]:
         """Long skips with the same settings as the model's, which may be at work meanwhile.
@@ -152,10 +152,9 @@ class Playground:
         Raises:
             ValueError: If the options do not fit the model.
         """
-        settings, acting = self._acting(skips)
-        own = {k: v for k, v in settings.items() if k not in ("skips", "t_range", "t_fade")}
+        own = {k: v for k, v in self._settings(skips).items() if k not in ("t_range", "t_fade")}
         apart = [SkipModulation(**asdict(trained)) for trained in self.trained]
-        override_skips(apart, acting, **own)
+        override_skips(apart, **own)
         return apart
 
     def fill(self, skips: SkipOptions, sampling: SamplingOptions) -> dict[str, Any]:
@@ -164,10 +163,11 @@ class Playground:
         Raises:
             ValueError: If the options do not fit the model, or a slider does not reach a value.
         """
-        settings, acting = self._acting(skips)
+        settings = self._settings(skips)
+        acting = self.model.choose_skips(settings["skips"])
         self._apart(skips)  # refuses what does not fit
         lists = _lists(settings)
-        if lists and len(acting) < len(self.trained) and settings.keys() & {"filter", *DESIGN}:
+        if lists and len(acting["s"]) < len(self.trained) and settings.keys() & {"filter", *DESIGN}:
             raise InputError(
                 f"skips is {skips.skips} with one value for each and a filter; accepted on this "
                 "page: one value for each of all skips"
@@ -178,9 +178,9 @@ class Playground:
             start = self.starts[knob]
             if isinstance(given, list) and len(given) == 1:
                 (given,) = given
-            column = dict.fromkeys(acting, given)
+            column = dict.fromkeys(acting[knob], given)
             if isinstance(given, list):
-                column = dict(zip(acting, given, strict=True))
+                column = dict(zip(acting[knob], given, strict=True))
             each = [start[k] if column.get(k) is None else column[k] for k in range(len(start))]
             single: Any = self.single_start(knob) if given is None or knob in lists else given
             for value in (single, *each):
@@ -188,7 +188,7 @@ class Playground:
             values[knob] = single
             values |= {f"{knob}{k}": value for k, value in enumerate(each)}
         values["filter"] = settings.get("filter") or TRAINED
-        values["skips"] = skips.skips or settings.get("skips", self.model.default_skips)
+        values["skips"] = skips.settings(self.tokens).get("skips", self.model.default_skips)
         trained = self.trained[0]
         values |= {name: settings.get(name, getattr(trained, name)) for name in DESIGN}
         values["t_first"], values["t_last"] = skips.t_range or (0.0, 1.0)
@@ -210,7 +210,7 @@ class Playground:
 
     def single_start(self, knob: str) -> float:
         """Where the slider of all acting skips starts: the mean of what was trained."""
-        acting = self.model.choose_skips()
+        acting = self.model.choose_skips()[knob]
         digits = 2 if KNOBS[knob][2] == 0.01 else 3
         return round(sum(self.starts[knob][k] for k in acting) / len(acting), digits)
 

@@ -30,6 +30,12 @@ from uvit_lit.filters import (
 NAMED_SKIPS = {"all": slice(None), "inner": slice(-1, None), "outer": slice(1)}
 """Long skips that have a name: all of them, the innermost one, the outermost one."""
 
+SPLIT = "split"
+"""Choice of the long skips where the filter acts on the innermost one, and b on all of them."""
+
+OF_B = {"b", "b_channels", "b_map"}
+"""Fields of ``SkipSettings`` that say what is done to the backbone; the others are the filter."""
+
 B_MAPS = ("structure", "constant")
 """Where b acts: by the structure of the image (equation 4), or on every token alike."""
 
@@ -516,8 +522,8 @@ def override_skips(
 
     Args:
         long_skips: Outermost pair of blocks first.
-        skips: Which of them the values act on, as ``choose_skips`` takes it. The others stay as
-            trained.
+        skips: Which of them the values act on, as ``choose_skips`` takes it, or ``split``. The
+            others stay as trained.
         window: When the values act; None is always.
         **settings: Fields of ``SkipSettings``: one value, or one per chosen long skip in the order
             in which they are named; ``all`` begins with the outermost. A model trained without a
@@ -532,10 +538,14 @@ def override_skips(
     given = {name: value for name, value in settings.items() if value is not None}
     unfiltered = long_skips[0].trained.filter == "none" and "s" not in given
     is_filter = given.get("filter", "step") in FILTERS[1:]
-    if unfiltered and is_filter and given.keys() - {"b", "b_channels", "b_map"}:
+    if unfiltered and is_filter and given.keys() - OF_B:
         raise InputError("a filter without s changes nothing on this model: give s as well")
-    chosen = choose_skips(skips, len(long_skips))
-    changes = dict(zip(chosen, per_skip(given, chosen), strict=True))
+    changes: dict[int, dict[str, Any]] = {}
+    for choose, own in ((choose_skips, names - OF_B), (choose_b_skips, OF_B)):
+        chosen = choose(skips, len(long_skips))
+        part = {name: value for name, value in given.items() if name in own}
+        for number, of_skip in zip(chosen, per_skip(part, chosen), strict=True):
+            changes.setdefault(number, {}).update(of_skip)
     for number, of_skip in changes.items():  # all are validated before one is set
         _changed(long_skips[number].trained, of_skip)
     for number, long_skip in enumerate(long_skips):
@@ -587,11 +597,11 @@ def _kept(long_skips: Sequence[SkipModulation]) -> Iterator[None]:
 
 
 def choose_skips(skips: str | Sequence[int], count: int) -> list[int]:
-    """Numbers of the long skips that a choice names, in its order; 0 is the outermost.
+    """Numbers of the long skips that a filter acts on, in order; 0 is the outermost.
 
     Args:
-        skips: ``all``, ``inner`` (the innermost one), ``outer`` (the outermost one), or their
-            numbers, in a text with commas between them.
+        skips: ``all``, ``inner`` (the innermost one), ``outer`` (the outermost one), ``split`` (the
+            innermost one; b acts on all), or their numbers, in a text with commas between them.
         count: How many long skips there are.
 
     Raises:
@@ -600,16 +610,28 @@ def choose_skips(skips: str | Sequence[int], count: int) -> list[int]:
     >>> choose_skips("inner", 4), choose_skips("2,3", 4)
     ([3], [2, 3])
     """
+    if skips == SPLIT:
+        skips = "inner"
     if isinstance(skips, str) and skips in NAMED_SKIPS:
         return list(range(count))[NAMED_SKIPS[skips]]
     numbers = {str(number): number for number in range(count)}
     items = [str(item).strip() for item in (skips.split(",") if isinstance(skips, str) else skips)]
     if not items or len(set(items)) < len(items) or not numbers.keys() >= set(items):
         raise InputError(
-            f"skips is {skips!r}; accepted: {', '.join(NAMED_SKIPS)}, or different numbers from 0 "
-            f"(the outermost) to {count - 1} with commas"
+            f"skips is {skips!r}; accepted: {', '.join([*NAMED_SKIPS, SPLIT])}, or different "
+            f"numbers from 0 (the outermost) to {count - 1} with commas"
         )
     return [numbers[item] for item in items]
+
+
+def choose_b_skips(skips: str | Sequence[int], count: int) -> list[int]:
+    """Numbers of the long skips that b acts on; the arguments are those of ``choose_skips``."""
+    return choose_skips("all" if skips == SPLIT else skips, count)
+
+
+def skips_in_words(skips: str) -> str:
+    """A choice of long skips for a reader."""
+    return "split: s on the innermost, b on all" if skips == SPLIT else skips
 
 
 def per_skip(settings: Mapping[str, Any], skips: Sequence[int]) -> list[dict[str, Any]]:

@@ -76,7 +76,8 @@ class Card:
         data: Arguments of the ``ImageData`` of the training.
         licence: Licence of the weights, as an SPDX identifier or in words.
         default_skips: Long skips that a single s or b acts on at sampling when nobody says which:
-            ``all``, ``inner``, ``outer`` or numbers with commas, 0 the outermost.
+            ``all``, ``inner``, ``outer``, ``split`` (s on the innermost, b on all) or numbers with
+            commas, 0 the outermost.
         backbone: Which network, one of ``BACKBONES``.
         recommended: Options of the preset ``best`` by name, of ``uvit_lit.options.RECOMMENDABLE``.
     """

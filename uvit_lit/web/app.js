@@ -18,20 +18,36 @@ const grids = new Map(); // by key: the pixels of eight pictures
 
 // ---- settings -------------------------------------------------------------------------------
 
-/** Names of the choices of long skips, and the numbers of each; "each" has values of its own. */
+/** Choices of long skips by name: the numbers that each knob acts on. */
 function skipChoices() {
   const all = card.long_skips.map((_, i) => i);
-  const choices = { inner: all.slice(-1), all, outer: all.slice(0, 1) };
-  const name = Object.keys(choices).find((key) => `${choices[key]}` === `${card.skips}`);
-  return name ? choices : { ...choices, [card.skips.join(",")]: card.skips };
+  const inner = all.slice(-1);
+  const together = (numbers) => ({ s: numbers, cutoff: numbers, b: numbers });
+  const choices = {
+    inner: together(inner),
+    all: together(all),
+    outer: together(all.slice(0, 1)),
+    split: { s: inner, cutoff: inner, b: all },
+  };
+  return ownChoice(choices) ? choices : { ...choices, [card.skips.s.join(",")]: card.skips };
+}
+
+/** Name of the choice that the model makes. */
+function ownChoice(choices) {
+  const same = (numbers) => Object.keys(KNOBS).every((k) => `${numbers[k]}` === `${card.skips[k]}`);
+  return Object.keys(choices).find((name) => same(choices[name]));
+}
+
+/** Numbers of the long skips that a knob acts on, outermost first. */
+function numbersOf(knob) {
+  return skipChoices()[settings.skips]?.[knob] ?? card.long_skips.map((_, i) => i);
 }
 
 const asTrained = (knob) => card.long_skips.map((skip) => skip[knob]);
 
 function startSettings() {
-  const choices = skipChoices();
-  const skips = Object.keys(choices).find((key) => `${choices[key]}` === `${card.skips}`);
-  const cutoff = card.long_skips[card.skips[0]].cutoff;
+  const skips = ownChoice(skipChoices());
+  const cutoff = card.long_skips[card.skips.cutoff[0]].cutoff;
   return { skips, s: [0.5], b: [1.3], cutoff: [cutoff], class: "", cfg: 1, steps: 25, seed: 0 };
 }
 
@@ -64,11 +80,10 @@ function writeAddress() {
 
 /** Values of the inputs s, b and cutoff: one for each long skip, outermost first. */
 function inputs() {
-  const numbers = skipChoices()[settings.skips] ?? card.long_skips.map((_, i) => i);
   return Object.fromEntries(
     Object.keys(KNOBS).map((knob) => {
       const values = asTrained(knob);
-      numbers.forEach((number, i) => {
+      numbersOf(knob).forEach((number, i) => {
         values[number] = settings[knob][i] ?? settings[knob][0];
       });
       return [knob, values];
@@ -137,7 +152,12 @@ function ask() {
 // ---- what is shown --------------------------------------------------------------------------
 
 function buildControls() {
-  const names = { inner: "the innermost", all: "all of them", outer: "the outermost" };
+  const names = {
+    inner: "the innermost",
+    all: "all of them",
+    outer: "the outermost",
+    split: "s on the innermost, b on all",
+  };
   const choices = Object.keys(skipChoices()).map((key) => [key, names[key] ?? `numbers ${key}`]);
   const option = ([value, text]) => new Option(text, value);
   $("skips").replaceChildren(...[...choices, ["each", "each by itself"]].map(option));
@@ -204,7 +224,8 @@ function showControls() {
   for (const input of document.querySelectorAll(".slider input")) {
     input.parentElement.querySelector("output").value = Number(input.value).toString();
     const { knob } = input.dataset;
-    const number = skipChoices()[settings.skips]?.[0] ?? input.dataset.index;
+    const several = settings.skips === "each";
+    const number = knob && (several ? input.dataset.index : numbersOf(knob)[0]);
     const differs = knob && Number(input.value) !== asTrained(knob)[number];
     input.parentElement.classList.toggle("changed", Boolean(differs) && knob !== "cutoff");
   }
@@ -354,10 +375,9 @@ function connectControls() {
     update();
   });
   $("reset").addEventListener("click", () => {
-    const numbers = skipChoices()[settings.skips];
     for (const knob of Object.keys(KNOBS)) {
       const values = asTrained(knob);
-      settings[knob] = numbers ? [values[numbers[0]]] : values;
+      settings[knob] = settings.skips === "each" ? values : [values[numbersOf(knob)[0]]];
     }
     update();
   });
