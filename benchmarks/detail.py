@@ -11,12 +11,17 @@ lowest and the highest quarter of the frequencies, and the processor's time per 
 the model as trained. The real images are those of the test split. The figure draws the KID over the
 power added above 3/4 of Nyquist, a curve per method.
 
---guide names the weak model of autoguidance, which is left out without it.
+--guide names the weak model of autoguidance, which is left out without it. --table draws the figure
+from tables that were printed before, in one file or on a page:
+
+    python benchmarks/detail.py --table docs/results/detail.md --figure docs/images/detail.png
 """
 
 import argparse
+import math
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -150,7 +155,7 @@ def methods(model: Model, guide: Any = None) -> dict[str, dict[str, Way]]:
             f"cfg 3 in the window, b {b:g}": Way(
                 {"b": b, **every}, cfg(3, t_range=(0.25, 0.75)).around
             )
-            for b in (1.05, 1.1)
+            for b in (1.05, 1.1, 1.15, 1.2)
         },
     }
     if guide is not None:
@@ -255,6 +260,38 @@ def interval(value: Estimate, sign: str = "", digits: int = 3) -> str:
     return f"{mean} [{low}, {high}]"
 
 
+LACK = "the data less none, dB, by band:"
+"""Begins the line with the power that the model lacks."""
+
+
+def report(bench: Bench, chosen: dict[str, dict[str, Way]]) -> Iterator[str]:
+    """Measure some methods: the lines to print, as they come."""
+    none = bench.measure(Way({}))
+    yield f"real images: class share {interval(estimate(bench.probe.right), digits=2)}"
+    lack = [estimate(a, -b).mean for a, b in zip(bench.real, none.bands, strict=True)]
+    yield f"{LACK} " + ", ".join(f"{value:+.2f}" for value in lack)
+    yield f"none: {none.seconds / bench.args.n:.3f} processor seconds an image\n"
+    yield "| " + " | ".join(HEADS) + " |\n" + "|---" * len(HEADS) + "|"
+    yield "| " + " | ".join(cells(NONE, "", none, none)) + " |"
+    for method, settings in chosen.items():
+        for setting, way in settings.items():
+            yield "| " + " | ".join(cells(method, setting, bench.measure(way), none)) + " |"
+
+
+def read_report(lines: Iterable[str]) -> tuple[dict[str, list[tuple[float, float]]], float]:
+    """The arguments of ``plot`` from printed lines, among which others may stand."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    lack = math.nan
+    for line in lines:
+        if LACK in line:
+            lack = float(re.findall(r"[+-]\d+\.\d+", line)[-1])
+        row = dict(zip(HEADS, (cell.strip() for cell in line[1:].split("|")), strict=False))
+        if re.match(r"[+-]\d", row.get("KID - none", "")) and HEADS[-1] in row:
+            power, kid = (float(row[name].split()[0]) for name in (HEADS[-2], "KID - none"))
+            curves.setdefault(row["method"], []).append((power, kid))
+    return curves, lack
+
+
 def plot(curves: dict[str, list[tuple[float, float]]], data: float) -> Figure:
     """KID over the power added above 3/4 of Nyquist: a curve per method, which begins at none.
 
@@ -296,38 +333,28 @@ def main() -> None:
     parser.add_argument("--data_root", default="data/cifar10-jpeg")
     parser.add_argument("--features", default="efficientnet-lite0", help="as evaluate.py's")
     parser.add_argument("--figure", type=Path, help="file to draw to: .png, .pdf, .svg")
+    parser.add_argument("--table", type=Path, help="draw what this file has, measure nothing")
     args = parser.parse_args()
 
-    bench = Bench(args)
-    guide = load_model(args.guide, bench.device).denoiser if args.guide else None
-    known = methods(bench.model, guide)
-    if unknown := set(args.only or known) - known.keys():
-        parser.error(f"only is {', '.join(unknown)}; accepted: {', '.join(known)}")
-    chosen = {name: known[name] for name in known if not args.only or name in args.only}
-    none = bench.measure(Way({}))
-    print(f"real images: class share {interval(estimate(bench.probe.right), digits=2)}")
-    above = [estimate(a, -b).mean for a, b in zip(bench.real, none.bands, strict=True)]
-    print("the data less none, dB, by band: " + ", ".join(f"{value:+.2f}" for value in above))
-    print(f"none: {none.seconds / args.n:.3f} processor seconds an image\n")
-    print("| " + " | ".join(HEADS) + " |\n" + "|---" * len(HEADS) + "|")
-    print("| " + " | ".join(cells(NONE, "", none, none)) + " |", flush=True)
-    rows: dict[str, dict[str, Row]] = {}
-    total = sum(map(len, chosen.values()))
-    with progress(total=total, desc="detail", unit="setting") as bar:
-        for method, settings in chosen.items():
-            for setting, way in settings.items():
-                row = rows.setdefault(method, {})[setting] = bench.measure(way)
-                bar.write("| " + " | ".join(cells(method, setting, row, none)) + " |")
-                bar.update()
+    if args.table is not None:
+        lines = args.table.read_text().splitlines()
+    else:
+        bench = Bench(args)
+        guide = load_model(args.guide, bench.device).denoiser if args.guide else None
+        known = methods(bench.model, guide)
+        if unknown := set(args.only or known) - known.keys():
+            parser.error(f"only is {', '.join(unknown)}; accepted: {', '.join(known)}")
+        chosen = {name: known[name] for name in known if not args.only or name in args.only}
+        lines = []
+        with progress(
+            total=1 + sum(map(len, chosen.values())), desc="detail", unit="setting"
+        ) as bar:
+            for line in report(bench, chosen):
+                lines.append(line)
+                bar.write(line)
+                bar.update(line.startswith("| ") and HEADS[0] not in line)
     if args.figure is not None:
-        curves = {
-            method: [
-                (float((row.bands[-1] - none.bands[-1]).mean()), difference(row, none).mean)
-                for row in settings.values()
-            ]
-            for method, settings in rows.items()
-        }
-        save_figure(plot(curves, above[-1]), args.figure)
+        save_figure(plot(*read_report(lines)), args.figure)
 
 
 if __name__ == "__main__":

@@ -114,4 +114,8 @@ def test_settings_are_compared_with_none_on_the_same_seeds(tmp_path, folder, tra
     assert [row[0] for row in rows] == ["| none"] + 5 * ["| b, all skips"] + 2 * ["| autoguidance"]
     assert by_setting["guide 2"] == "+0.000 [+0.000, +0.000]"  # away from itself it is itself
     assert by_setting["b 1.2"] != by_setting["b 0.95"] != by_setting["guide 2"]
-    assert (tmp_path / "detail.png").exists()
+    figure = (tmp_path / "detail.png").read_bytes()
+    (tmp_path / "page.md").write_text(f"A page.\n\n{done.stdout}\nThe end.\n")
+    again = [*command[:2], "--table", "page.md", "--figure", "detail.png"]
+    subprocess.run(again, env=environment, cwd=tmp_path, check=True, timeout=300)
+    assert (tmp_path / "detail.png").read_bytes() == figure
