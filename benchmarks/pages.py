@@ -77,7 +77,7 @@ def move_play(tab: Any, s: float) -> tuple[float, float]:
 
 
 def move_web(tab: Any, s: float) -> tuple[float, float]:
-    """Seconds to the first look and to the final pictures."""
+    """Seconds to the preview and to the final pictures."""
     script = """(s) => {
         const slider = document.querySelector('input[data-knob="s"]');
         slider.value = s;

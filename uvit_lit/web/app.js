@@ -1,7 +1,7 @@
 // The page: settings, the list of pictures that they ask for, and the pictures.
 const $ = (id) => document.getElementById(id);
 const COUNT = 8;
-const PREVIEW = 5; // solver steps of the first look
+const PREVIEW = 5; // solver steps of the preview
 const KEPT = 200; // grids of eight that stay in memory
 const KNOBS = {
   s: { min: 0, max: 1.5, step: 0.05, text: "low frequencies of the skip" },
@@ -156,7 +156,7 @@ function buildControls() {
     inner: "the innermost",
     all: "all of them",
     outer: "the outermost",
-    split: "s on the innermost, b on all",
+    split: "s inner, b all",
   };
   const choices = Object.keys(skipChoices()).map((key) => [key, names[key] ?? `numbers ${key}`]);
   const option = ([value, text]) => new Option(text, value);
@@ -256,7 +256,7 @@ function showDone() {
   $("progress").value = 1;
   const seconds = (ms) => `${(ms / 1000).toFixed(1)} s`;
   const parts = [
-    times.preview && `first look after ${seconds(times.preview)}`,
+    times.preview && `preview after ${seconds(times.preview)}`,
     times.final && `final pictures after ${seconds(times.final)}`,
   ].filter(Boolean);
   $("status").textContent = parts.length ? `Done: ${parts.join(", ")}.` : "Done.";
@@ -299,7 +299,7 @@ function receive(data, webgpu) {
     const steps = at < 2 ? PREVIEW : settings.steps;
     $("progress").value = data.step / steps;
     const what = at % 2 ? "as trained" : "with your settings";
-    const stage = at < 2 ? "first look" : "final pictures";
+    const stage = at < 2 ? "preview" : "final pictures";
     $("status").textContent = `Drawing ${what}, ${stage}: step ${data.step} of ${steps}`;
   } else {
     grids.set(data.key, data.pixels);

@@ -14,7 +14,7 @@ from uvit_lit.filters import RANGES
 from uvit_lit.options import BEST, PRESETS, SkipOptions
 from uvit_lit.playground import KNOBS, LIMITS, TRAINED
 from uvit_lit.sampling import SOLVERS
-from uvit_lit.skips import B_MAPS, NAMED_SKIPS, SPLIT
+from uvit_lit.skips import B_MAPS, NAMED_SKIPS, SPLIT, skips_in_words
 
 HERE = Path(__file__).parent
 UPLOAD = "20mb"
@@ -150,7 +150,7 @@ def skip_controls(page: Page) -> gr.Dropdown:
         for knob in KNOBS:
             controls[knob] = slider(knob, knob, labels[knob])
         controls["skips"] = gr.Dropdown(
-            [*NAMED_SKIPS, SPLIT, *map(str, range(count))],
+            [*NAMED_SKIPS, (skips_in_words(SPLIT), SPLIT), *map(str, range(count))],
             value=start["skips"],
             label=f"Long skips, 0 (outermost) to {count - 1}; several with commas",
             allow_custom_value=True,
