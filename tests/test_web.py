@@ -247,7 +247,7 @@ class TestInABrowser:
         web.export_web(model, out, "float16", runtime)
         with serving(out) as address:
             for given, settings in (
-                ("skips=inner&s=0.5&b=1.3&seed=0&steps=5", {"s": 0.5, "b": 1.3}),
+                ("skips=split&s=0.5&b=1.3&seed=0&steps=5", {"s": 0.5, "b": 1.3}),
                 (
                     "skips=each&s=1,0.9,0.7,0&b=1,1.1,1.2,1.4&cutoff=0.3,0.3,0.6,1.2&seed=40&steps=5",
                     {
