@@ -19,6 +19,7 @@ from PIL import Image
 from scipy import signal
 
 import uvit_lit
+from uvit_lit import errors
 from uvit_lit.cli import train
 from uvit_lit.cli.config import default_config
 from uvit_lit.skips import SkipSettings
@@ -293,3 +294,9 @@ def test_the_site_has_every_page():
     text = (ROOT / "mkdocs.yml").read_text()
     pages = {name.removeprefix("docs/") for name in PAGES if name.startswith("docs/")}
     assert pages == set(re.findall(r"^ *- [^#\n]*: (\S+\.md)$", text, re.MULTILINE))
+
+
+def test_the_command_that_installs_an_extra_fits_the_installation(monkeypatch, tmp_path):
+    assert errors.install("play") == "pip install -e '.[play]'"
+    monkeypatch.setattr(errors, "__file__", str(tmp_path / "uvit_lit" / "errors.py"))
+    assert errors.install("play") == "pip install 'uvit-lit[play]'"

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 
@@ -22,6 +23,12 @@ def require(fits: object, name: str, value: object, accepted: str) -> None:
 def require_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Raise an ``InputError`` that names a value and the choices, unless it is one of them."""
     require(value in choices, name, repr(value), ", ".join(choices))
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra, in a clone or not."""
+    in_clone = (Path(__file__).parents[1] / "pyproject.toml").is_file()
+    return f"pip install -e '.[{extra}]'" if in_clone else f"pip install 'uvit-lit[{extra}]'"
 
 
 class Note(UserWarning):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from uvit_lit.diffusion import STEPS
-from uvit_lit.errors import require
+from uvit_lit.errors import install, require
 from uvit_lit.files import write
 from uvit_lit.model import Model
 from uvit_lit.sampling import make_scheduler
@@ -189,7 +189,7 @@ def missing_packages() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        message = f"{error.name} is not installed: pip install 'uvit-lit[export]'"
+        message = f"{error.name} is not installed: {install('export')}"
         raise OSError(message) from None
 
 

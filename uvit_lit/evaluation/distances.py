@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_kernel, poly_mmd
 
-from uvit_lit.errors import InputError
+from uvit_lit.errors import InputError, install
 from uvit_lit.evaluation.features import Features
 from uvit_lit.files import read_stats, replacing
 from uvit_lit.progress import progress
@@ -236,7 +236,7 @@ class Distances:
                     f"with precision_recall: more than {NEIGHBOURS}"
                 )
             if importlib.util.find_spec("torch_fidelity") is None:
-                raise InputError("precision_recall needs a package: pip install -e '.[metrics]'")
+                raise InputError(f"precision_recall needs a package: {install('metrics')}")
         self.reference = reference
         self.metrics = metrics
         self.frechet = FrechetInceptionDistance(

