@@ -278,13 +278,23 @@ def report(bench: Bench, chosen: dict[str, dict[str, Way]]) -> Iterator[str]:
             yield "| " + " | ".join(cells(method, setting, bench.measure(way), none)) + " |"
 
 
-def read_report(lines: Iterable[str]) -> tuple[dict[str, list[tuple[float, float]]], float]:
-    """The arguments of ``plot`` from printed lines, among which others may stand."""
+def read_report(
+    lines: Iterable[str], number: int = 1
+) -> tuple[dict[str, list[tuple[float, float]]], float]:
+    """The arguments of ``plot`` from printed lines, among which others may stand.
+
+    Args:
+        lines: They hold at least one report.
+        number: Which of the reports, from 1.
+    """
     curves: dict[str, list[tuple[float, float]]] = {}
     lack = math.nan
     for line in lines:
         if LACK in line:
-            lack = float(re.findall(r"[+-]\d+\.\d+", line)[-1])
+            number -= 1
+            lack = float(re.findall(r"[+-]\d+\.\d+", line)[-1]) if number == 0 else lack
+        if number:
+            continue
         row = dict(zip(HEADS, (cell.strip() for cell in line[1:].split("|")), strict=False))
         if re.match(r"[+-]\d", row.get("KID - none", "")) and HEADS[-1] in row:
             power, kid = (float(row[name].split()[0]) for name in (HEADS[-2], "KID - none"))
@@ -334,6 +344,7 @@ def main() -> None:
     parser.add_argument("--features", default="efficientnet-lite0", help="as evaluate.py's")
     parser.add_argument("--figure", type=Path, help="file to draw to: .png, .pdf, .svg")
     parser.add_argument("--table", type=Path, help="draw what this file has, measure nothing")
+    parser.add_argument("--report", type=int, default=1, help="which one of the file (default: 1)")
     args = parser.parse_args()
 
     if args.table is not None:
@@ -354,7 +365,7 @@ def main() -> None:
                 bar.write(line)
                 bar.update(line.startswith("| ") and HEADS[0] not in line)
     if args.figure is not None:
-        save_figure(plot(*read_report(lines)), args.figure)
+        save_figure(plot(*read_report(lines, args.report)), args.figure)
 
 
 if __name__ == "__main__":
