@@ -260,6 +260,9 @@ def interval(value: Estimate, sign: str = "", digits: int = 3) -> str:
     return f"{mean} [{low}, {high}]"
 
 
+HIGHEST = 0.3
+"""Difference of KID where the figure ends; worse settings are in the table alone."""
+
 LACK = "the data less none, dB, by band:"
 """Begins the line with the power that the model lacks."""
 
@@ -321,6 +324,7 @@ def plot(curves: dict[str, list[tuple[float, float]]], data: float) -> Figure:
     axes.annotate("data", (data, 1), xycoords=("data", "axes fraction"), va="bottom", ha="center")
     axes.plot(0, 0, "k*", ms=12)
     axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    axes.set_ylim(top=min(axes.get_ylim()[1], HIGHEST))
     axes.set_xlabel("power added above 3/4 of Nyquist, dB")
     axes.set_ylabel("KID less that of the model as trained (lower is better)")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)

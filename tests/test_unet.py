@@ -210,13 +210,16 @@ def test_it_edits_a_picture(trained_unet, tmp_path, capsys):
     assert Image.open(capsys.readouterr().out.split()[-1]).size[0] > 16
 
 
-def test_it_starts_from_weights_of_its_kind(trained_unet, trained, capsys):
+def test_it_starts_from_weights_of_its_kind(trained_unet, trained, tmp_path):
     loaded = load_model(trained_unet)
     arguments = {**loaded.arguments, "skip": SkipSettings(**loaded.arguments["skip"])}
     options = {"backbone": "unet", "schedule": "cosine", "prediction": "x0", **arguments}
     start = DiffusionModule(**options, init_from=str(trained_unet)).denoiser
     x, t, y = torch.randn(2, 3, 16, 16), torch.tensor([0.1, 0.8]), torch.tensor([0, 1])
     assert torch.equal(start(x, t, y), loaded.denoiser(x, t, y))
+    folder = make_folder(tmp_path / "images")
+    tuned = run(folder, 2, "tuned", **{"model.init_from": str(trained_unet)})  # by the command
+    assert load_model(tuned).step == 2
     with pytest.raises(ValueError, match="backbone is unet here and uvit in"):
         DiffusionModule(**options, init_from=str(trained))
     with pytest.raises(ValueError, match="img_size is 32; accepted for this network: as it was"):

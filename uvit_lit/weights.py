@@ -46,6 +46,7 @@ def backbone_arguments(name: str, hyper_parameters: Mapping[str, Any]) -> dict[s
     """
     parameters = inspect.signature(BACKBONES[name]).parameters
     arguments = {name: hyper_parameters.get(name, p.default) for name, p in parameters.items()}
+    arguments = {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()}
     given = hyper_parameters.get("skip")
     if given is None:
         given = {"s": 0.9, **hyper_parameters}  # their default
