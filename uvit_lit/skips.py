@@ -203,7 +203,8 @@ class Acting(nn.Module):
     """One set of numbers at work on a grid: filter the skip features, scale the backbone features.
 
     The gain is applied in the Hartley basis: skip + Q (c . (Q^T skip)), with c = gain - 1 and the
-    columns of Q whose gain is not 1. Prefix tokens have rows of zeros in Q.
+    columns of Q whose gain is not 1. Prefix tokens have rows of zeros in Q. A flat gain is a plain
+    factor.
 
     Args:
         settings: The numbers.
@@ -217,7 +218,8 @@ class Acting(nn.Module):
     ) -> None:
         super().__init__()
         self.settings, self.learned = settings, learned
-        self.low_pass = settings.low_pass()
+        self.is_factor = settings.filter == "flat" and not settings.keep_mean
+        self.low_pass = None if self.is_factor else settings.low_pass()
         self.filter_is_learned = self.low_pass is not None and bool({"s", "cutoff"} & set(learned))
         with torch.device("cpu"):  # also on the meta device: the gain decides the shapes
             basis, frequency = hartley_matrix(grid), frequencies(grid).flatten(0, 1)
@@ -233,6 +235,9 @@ class Acting(nn.Module):
         """Scale and filter, each (batch, prefix + patch tokens, channels)."""
         b, channels = self._value("b"), self.settings.b_channels
         backbone = scale_backbone(backbone, b, prefix, channels, self.settings.b_map)
+        if self.is_factor:
+            scaled = (skip[:, prefix:] * self._value("s")).to(skip.dtype)
+            return backbone, torch.cat([skip[:, :prefix], scaled], 1)
         basis = self.get_buffer("basis")
         if basis.shape[1]:
             basis = F.pad(basis, (0, 0, prefix, 0)).to(skip.dtype).expand(skip.shape[0], -1, -1)
