@@ -354,6 +354,7 @@ DISTANCES = {"fid", "kid", "precision_recall"}
 """Metrics that compare two sets of images."""
 
 METRICS = ("fid", "kid", "precision_recall", "detail", "classes")
+"""All metrics of the command evaluate."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class ExportOptions:
         onnxruntime_web: For web: directory or .tgz of the npm package onnxruntime-web; by default
             npm downloads it.
         data: Name of the data set, if the run read it from a folder; evaluate compares with it.
-        skips: Long skips that a single s or b acts on: all, inner, outer or numbers with commas, 0
+        skips: Long skips that a single s or b acts on: all, inner, outer, split or numbers, 0
             the outermost; by default those of the model.
         licence: Licence of the weights, such as cc-by-4.0.
         results: Markdown with measured figures for the model card, such as the results.md of

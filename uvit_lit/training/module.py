@@ -105,7 +105,7 @@ class DiffusionModule(LightningModule):
         train: What moves: ``all``, or ``filters``, what the long skips learn, alone.
         filter_lr: Learning rate of what the long skips learn, as a multiple of ``lr``.
         skips: Long skips that s, b and so on act on at sampling when nobody says which: all,
-            inner, outer or numbers with commas, 0 the outermost. The checkpoints name it;
+            inner, outer, split or numbers with commas, 0 the outermost. The checkpoints name it;
             training does nothing with it.
         skip: What acts on every long skip during training; of butterworth, chebyshev and chebyshev2
             s and the cutoff are learned, from these settings on.
