@@ -353,7 +353,7 @@ def test_layers_that_take_tokens():
         ({"s": [0.1, 0.2]}, "s has 2 values; accepted: 1 or 6"),
         ({"s": [0.9, 0.2], "filter": "butterworth", "learn": ("s",)}, "s has 2 values; accepted"),
         ({"s": -1.0}, "s is -1.0"),
-        ({"s": 0.5, "t_range": (0.5, 0.2)}, "t_range is 0.5,0.2"),
+        ({"s": 0.5, "t_range": (0.5, 0.2)}, "range of t is 0.5,0.2"),
         ({"s": 0.5, "t_fade": 0.2}, "accepted: only with t_range"),
         ({"learn": ("b",), "t_range": (0, 1)}, "accepted where nothing is learned"),
         ({"learn": ("order",)}, "learn is order"),

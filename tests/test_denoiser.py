@@ -39,6 +39,45 @@ def test_a_perfect_prediction_has_no_loss_and_a_wrong_one_its_mean_square(predic
     torch.testing.assert_close(denoiser.loss(x0, eps, t), torch.tensor([4.0, 9.0]))
 
 
+class Constant(nn.Module):
+    """Backbone whose output is a number per label, which it learns."""
+
+    null_class = 2
+
+    def __init__(self):
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x, timesteps, y):
+        return torch.zeros_like(x) + self.value[y].view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("w", [1.0, 1.5, 3.0])
+def test_a_model_learns_the_guided_prediction(w):
+    backbone = Constant()
+    denoiser = Denoiser(backbone, "cosine", "x0")
+    labels = torch.tensor([0, 1, 2])
+    data = torch.tensor([-1.0, 0.4, -0.3])  # mean image of each class, and of all
+    x0 = data.view(3, 1, 1, 1).expand(3, 1, 2, 2)
+    cfg = torch.tensor([w, w, 1.0])  # the null class is not guided
+    optimizer = torch.optim.SGD(backbone.parameters(), lr=0.5)
+    for _ in range(200):
+        optimizer.zero_grad()
+        losses = denoiser.loss(x0, torch.zeros_like(x0), torch.full((3,), 0.5), labels, cfg)
+        losses.sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(backbone.value.detach(), data[2] + cfg * (data - data[2]))
+
+
+def test_guidance_in_the_target_has_no_gradient():
+    backbone = Constant()
+    x0, t = torch.ones(1, 1, 2, 2), torch.tensor([0.5])
+    denoiser = Denoiser(backbone, "cosine", "x0")
+    denoiser.loss(x0, x0, t, torch.tensor([0]), torch.tensor([2.0])).sum().backward()
+    assert backbone.value.grad[0] != 0
+    assert backbone.value.grad[2] == 0
+
+
 def test_the_backbone_sees_scaled_time():
     backbone = Recorder()
     Denoiser(backbone)(torch.zeros(1, 1, 2, 2), torch.tensor([0.5]), torch.tensor([0]))
@@ -52,7 +91,7 @@ def test_unknown_prediction():
 
 def test_a_window_outside_0_to_1_is_named():
     with (
-        pytest.raises(ValueError, match=r"t_range is 0.5,0.2"),
+        pytest.raises(ValueError, match=r"range of t is 0.5,0.2"),
         Denoiser(Recorder()).skips(s=0.5, t_range=(0.5, 0.2)),
     ):
         pass

@@ -93,8 +93,9 @@ def train(module, device, waits):
         {"train": "filters", "skip": SkipSettings("chebyshev", s=0.9), "prediction": "x0"},
         {"skip": SkipSettings("step", s=0.5, b=1.2, b_channels=0.5), "grad_checkpoint": True},
         {"backbone": "unet", "skip": LEARNED},
+        {"cfg": 3.0, "cfg_range": (0.25, 0.75)},
     ],
-    ids=["adamw", "muon", "velocity", "filters", "checkpoint", "unet"],
+    ids=["adamw", "muon", "velocity", "filters", "checkpoint", "unet", "guided"],
 )
 def test_a_training_step_stays_on_its_device_and_never_waits(device, options):
     here, _ = on_device("cpu", lambda *to: train(make(**options), *to))

@@ -255,7 +255,7 @@ def test_a_guided_u_vit_makes_images_and_is_left_as_it_was():
         ({"weight": (2, 1, 3), "cutoff": 0.3}, r"cfg has 3 values"),
         ({"weight": (2, 1.2), "cutoff": 0.0}, r"cutoff is 0.0"),
         ({"weight": 2, "rescale": 1.1}, r"rescale is 1.1"),
-        ({"weight": 2, "t_range": (0.6, 0.2)}, r"t_range is 0.6,0.2"),
+        ({"weight": 2, "t_range": (0.6, 0.2)}, r"range of t is 0.6,0.2"),
     ],
 )
 def test_what_is_outside_its_range_is_named(arguments, message):

@@ -214,7 +214,14 @@ class Denoiser(nn.Module):
         alpha, sigma = (_per_image(v, x0) for v in self.schedule.alpha_sigma(t))
         return alpha * eps - sigma * x0
 
-    def loss(self, x0: Tensor, eps: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+    def loss(
+        self,
+        x0: Tensor,
+        eps: Tensor,
+        t: Tensor,
+        y: Tensor | None = None,
+        cfg: Tensor | None = None,
+    ) -> Tensor:
         """Mean squared error of the prediction, per image.
 
         Args:
@@ -222,12 +229,26 @@ class Denoiser(nn.Module):
             eps: Standard normal noise of the same shape.
             t: (batch,) times in [0, 1].
             y: (batch,) labels, or None.
+            cfg: (batch,) weights w of guidance, at least 1, that the prediction learns, with
+                labels; None is 1. The target moves away from the prediction without a class by
+                1 - 1 / w of the difference, so that the best prediction with a class is the
+                guided one, D_null + w (D - D_null) of the D that 1 would teach.
 
         Returns:
             (batch,) float32.
+
+        References:
+            Tang et al., "Diffusion Models without Classifier-free Guidance", 2025 (``cfg``; there
+            the factor is called w).
         """
-        prediction = self.predict(self.add_noise(x0, eps, t), t, y)
-        return (prediction.float() - self.target(x0, eps, t)).square().flatten(1).mean(1)
+        x_t = self.add_noise(x0, eps, t)
+        prediction = self.predict(x_t, t, y).float()
+        target = self.target(x0, eps, t)
+        if cfg is not None and y is not None:
+            with torch.no_grad():
+                null = self.predict(x_t, t, torch.full_like(y, self.backbone.null_class)).float()
+            target = target + _per_image(1 - 1 / cfg, x0) * (prediction.detach() - null)
+        return (prediction - target).square().flatten(1).mean(1)
 
     def velocity_weight(self, t: Tensor) -> Tensor:
         """Weight that makes the loss that of the velocity of a straight path from noise to image.

@@ -279,7 +279,7 @@ class Window:
         """Validate the times."""
         if not 0 <= self.first <= self.last <= 1:
             raise InputError(
-                f"t_range is {self.first:g},{self.last:g}; accepted: two times, "
+                f"the range of t is {self.first:g},{self.last:g}; accepted: two times, "
                 "0 <= first <= last <= 1"
             )
         require(0 <= self.fade <= 1, "t_fade", f"{self.fade:g}", "0 to 1")

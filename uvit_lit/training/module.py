@@ -13,7 +13,7 @@ from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError, require, require_choice
 from uvit_lit.families import LEARNED
 from uvit_lit.model import find_checkpoint
-from uvit_lit.skips import UNCHANGED, SkipSettings, choose_skips
+from uvit_lit.skips import UNCHANGED, SkipSettings, Window, choose_skips
 from uvit_lit.training.optim import Muon
 from uvit_lit.training.start import initialise
 from uvit_lit.training.steps import is_logged
@@ -100,6 +100,9 @@ class DiffusionModule(LightningModule):
         loss_weight: ``plain``, the squared error of the prediction, or ``velocity``
             (``Denoiser.velocity_weight``). What is logged by time is not weighted, nor is the
             validation.
+        cfg: Weight of classifier-free guidance, at least 1, that the model learns to have without
+            guidance (``Denoiser.loss``). A step then takes a third longer.
+        cfg_range: First and last t in [0, 1] at which it does.
         init_from: Checkpoint whose weights training starts from. What its long skips learned is
             taken over where this model learns the same.
         train: What moves: ``all``, or ``filters``, what the long skips learn, alone.
@@ -129,6 +132,8 @@ class DiffusionModule(LightningModule):
         cooldown: float = 0.0,
         log_ratio: tuple[float, float] | None = None,
         loss_weight: str = "plain",
+        cfg: float = 1.0,
+        cfg_range: tuple[float, float] = (0.0, 1.0),
         init_from: str | None = None,
         train: str = "all",
         filter_lr: float = 10.0,
@@ -152,6 +157,7 @@ class DiffusionModule(LightningModule):
                 "above 0, or null"
             )
         require_choice("loss_weight", loss_weight, LOSS_WEIGHTS)
+        require(1 <= cfg < math.inf, "cfg", cfg, "1 or more")
         require_choice("train", train, TRAIN)
         require(filter_lr > 0, "filter_lr", filter_lr, "above 0")
         self.save_hyperparameters()
@@ -176,6 +182,11 @@ class DiffusionModule(LightningModule):
         self.optimizer, self.filter_lr = optimizer, filter_lr
         self.warmup_steps, self.cooldown = warmup_steps, cooldown
         self.log_ratio, self.loss_weight = log_ratio, loss_weight
+        if cfg > 1 and (self.denoiser.backbone.num_classes == 0 or class_dropout == 0):
+            raise InputError(
+                f"cfg is {cfg}; accepted: 1, or a model of classes with a class_dropout above 0"
+            )
+        self.cfg, self.cfg_window = cfg, Window(*cfg_range)
 
     def on_train_start(self) -> None:
         """No step had a loss that is not finite; ``check_finite`` looks, the steps do not wait."""
@@ -186,6 +197,7 @@ class DiffusionModule(LightningModule):
         batch: dict[str, Any],
         class_dropout: float,
         log_ratio: tuple[float, float] | None = None,
+        cfg: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
         """Per-image losses and their times; all randomness comes from the batch's seed."""
         x0, y = batch["image"], batch["label"]
@@ -199,11 +211,14 @@ class DiffusionModule(LightningModule):
         eps = torch.randn(x0.shape, generator=generator, device=x0.device)
         drop = torch.rand(len(x0), generator=generator, device=x0.device) < class_dropout
         y = torch.where(drop, self.denoiser.backbone.null_class, y)
-        return self.denoiser.loss(x0, eps, t, y), t
+        if cfg == 1:
+            return self.denoiser.loss(x0, eps, t, y), t
+        guided = ~drop & (self.cfg_window.strength(t) > 0)
+        return self.denoiser.loss(x0, eps, t, y, torch.where(guided, cfg, 1.0)), t
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Loss of one batch, with what the callbacks log."""
-        losses, t = self._losses(batch, self.class_dropout, self.log_ratio)
+        losses, t = self._losses(batch, self.class_dropout, self.log_ratio, self.cfg)
         weight = 1.0 if self.loss_weight == "plain" else self.denoiser.velocity_weight(t)
         loss = (weight * losses).mean()
         wrong = (self.first_wrong_step < 0) & ~loss.detach().isfinite()
