@@ -11,6 +11,7 @@ lowest and the highest quarter of the frequencies, and the processor's time per 
 the model as trained. The real images are those of the test split. The figure draws the KID over the
 power added above 3/4 of Nyquist, a curve per method.
 
+--cfg takes the weights of guidance; a model that was trained with --model.cfg bears smaller ones.
 --guide names the weak model of autoguidance, which is left out without it. --table draws the figure
 from tables that were printed before, in one file or on a page:
 
@@ -95,11 +96,14 @@ def over(values: tuple[float, ...], way: Callable[[float], Way], name: str) -> d
     return {f"{name} {value:g}": way(value) for value in values}
 
 
-def methods(model: Model, guide: Any = None) -> dict[str, dict[str, Way]]:
+def methods(
+    model: Model, weights: tuple[float, float, float], guide: Any = None
+) -> dict[str, dict[str, Way]]:
     """Every method with its settings by name.
 
     Args:
         model: What is sampled from. Some methods act on the long skips that it names as its own.
+        weights: Three weights of guidance, rising.
         guide: Weak denoiser of autoguidance.
     """
 
@@ -117,6 +121,7 @@ def methods(model: Model, guide: Any = None) -> dict[str, dict[str, Way]]:
         **inner,
     }
     pairs = ((0.8, 1.1), (0.5, 1.3), (0.2, 1.4), (0.0, 2.0))
+    low, middle, high = weights
     found = {
         f"s, {where}": over((1.5, 0.5, 0), knob("s", **inner), "s"),
         f"b, {where}": over((0.8, 1.4, 2), knob("b", **inner), "b"),
@@ -137,23 +142,23 @@ def methods(model: Model, guide: Any = None) -> dict[str, dict[str, Way]]:
             f"kappa {k:g}": Way({"filter": "flat", "s": [k**i for i in range(len(long_skips))]})
             for k in (1.02, 0.95)
         },
-        "cfg": over((1.5, 2, 3), cfg, "cfg"),
+        "cfg": over(weights, cfg, "cfg"),
         "cfg, t 0.25 to 0.75": over(
-            (2, 3), partial(cfg, t_range=(0.25, 0.75)), "cfg in the window"
+            (middle, high), partial(cfg, t_range=(0.25, 0.75)), "cfg in the window"
         ),
-        "cfg, rescaled by 0.7": over((3,), partial(cfg, rescale=0.7), "cfg rescaled"),
+        "cfg, rescaled by 0.7": over((high,), partial(cfg, rescale=0.7), "cfg rescaled"),
         "cfg of two bands": {
-            f"cfg low {low:g}, high {high:g}": cfg((low, high), cutoff=0.3)
-            for low, high in ((2, 1.2), (1, 2))
+            f"cfg low {of_low:g}, high {of_high:g}": cfg((of_low, of_high), cutoff=0.3)
+            for of_low, of_high in ((middle, 1.2), (1, middle))
         },
         f"away from s = 0.5, {where}": over((2,), partial(away_from_skips, s=0.5, **inner), "w"),
         "cfg and b, all skips": {
             f"cfg {w:g}, b {b:g}": Way({"b": b, **every}, cfg(w).around)
-            for w, b in ((1.5, 1.05), (1.5, 1.1), (2, 1.1))
+            for w, b in ((low, 1.05), (low, 1.1), (middle, 1.1))
         },
         "cfg, t 0.25 to 0.75, and b, all skips": {
-            f"cfg 3 in the window, b {b:g}": Way(
-                {"b": b, **every}, cfg(3, t_range=(0.25, 0.75)).around
+            f"cfg {high:g} in the window, b {b:g}": Way(
+                {"b": b, **every}, cfg(high, t_range=(0.25, 0.75)).around
             )
             for b in (1.05, 1.1, 1.15, 1.2)
         },
@@ -338,6 +343,13 @@ def main() -> None:
     )
     parser.add_argument("--ckpt", default="pretrained", help="default: the one in the package")
     parser.add_argument("--guide", help="checkpoint to guide away from")
+    parser.add_argument(
+        "--cfg",
+        nargs=3,
+        type=float,
+        default=(1.5, 2, 3),
+        help="weights of guidance (default: 1.5 2 3)",
+    )
     parser.add_argument("--only", nargs="+", help="some of the methods, by name")
     parser.add_argument("--n", type=int, default=500, help="images of a setting (default: 500)")
     parser.add_argument("--steps", type=int, default=12, help="of dpmpp (default: 12)")
@@ -356,7 +368,7 @@ def main() -> None:
     else:
         bench = Bench(args)
         guide = load_model(args.guide, bench.device).denoiser if args.guide else None
-        known = methods(bench.model, guide)
+        known = methods(bench.model, tuple(args.cfg), guide)
         if unknown := set(args.only or known) - known.keys():
             parser.error(f"only is {', '.join(unknown)}; accepted: {', '.join(known)}")
         chosen = {name: known[name] for name in known if not args.only or name in args.only}

@@ -148,16 +148,14 @@ def test_the_box_with_cutoff_1_holds_every_bin():
     assert LowPass("freeu_box")(frequencies((8, 8)), 1.0).min() == 1
 
 
-@pytest.mark.parametrize("grid", [(8, 8), (7, 5), (1, 6), (1, 1)])
-def test_the_hartley_matrix_is_its_own_inverse_and_agrees_with_the_fft(grid):
-    basis = hartley_matrix(grid)
-    tokens = grid[0] * grid[1]
+@pytest.mark.parametrize("n", [8, 7, 1])
+def test_the_hartley_matrix_is_its_own_inverse_and_agrees_with_the_fft(n):
+    basis = hartley_matrix(n)
     torch.testing.assert_close(basis, basis.T)
-    torch.testing.assert_close(basis @ basis, torch.eye(tokens, dtype=torch.float64))
-    maps = torch.randn(*grid, dtype=torch.float64)
-    spectrum = torch.fft.fft2(maps, norm="ortho")
-    expected = (spectrum.real - spectrum.imag).flatten()
-    torch.testing.assert_close(basis @ maps.flatten(), expected)
+    torch.testing.assert_close(basis @ basis, torch.eye(n, dtype=torch.float64))
+    line = torch.randn(n, dtype=torch.float64)
+    spectrum = torch.fft.fft(line, norm="ortho")
+    torch.testing.assert_close(basis @ line, spectrum.real - spectrum.imag)
 
 
 def test_radial_power_finds_a_wave_and_keeps_the_energy():

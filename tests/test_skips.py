@@ -5,11 +5,10 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from diffusers.utils.torch_utils import fourier_filter
 
 from uvit_lit.families import FILTERS, LEARNED, PROTOTYPES
-from uvit_lit.filters import LowPass, frequencies, hartley_matrix
+from uvit_lit.filters import LowPass, frequencies
 from uvit_lit.options import preset_settings
 from uvit_lit.skips import SkipModulation, SkipSettings, Window, scale_backbone
 
@@ -42,16 +41,20 @@ def test_step_equals_the_fourier_transform(grid, cutoff, s):
     torch.testing.assert_close(filtered[:, 2:].double(), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("filter", ["step", "freeu_box"])
+@pytest.mark.parametrize("filter", [*FILTERS[1:]])
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("cutoff", [0.25, 0.3, 0.8])
-def test_the_columns_that_act_are_the_whole_matrix(filter, grid, cutoff):
-    response = LowPass(filter)(frequencies(grid), cutoff)
-    modulation = SkipModulation(grid, 2, filter=filter, s=0.4, cutoff=cutoff)
-    basis = hartley_matrix(grid)
-    matrix = F.pad((0.4 - 1) * (basis * response.flatten() @ basis), (2, 0, 2, 0)).float()
-    features = torch.randn(3, len(matrix), 5, requires_grad=True)
-    results = modulation(features, features)[1], features + matrix @ features
+@pytest.mark.parametrize("is_learned", [False, True])
+def test_the_frequencies_that_act_give_the_whole_fourier_transform(filter, grid, cutoff, is_learned):
+    learn = LEARNED.get(filter, ()) if is_learned else ()
+    if "cutoff" in learn and cutoff <= 1 / max(grid):
+        pytest.skip("a learned cutoff is above half a bin")
+    modulation = SkipModulation(grid, 2, learn, filter=filter, s=0.4, cutoff=cutoff)
+    gain = 1 - (1 - 0.4) * LowPass(filter)(frequencies(grid), cutoff)
+    features = torch.randn(3, 2 + grid[0] * grid[1], 5, requires_grad=True)
+    maps = features[:, 2:].double().mT.unflatten(2, grid)
+    filtered = torch.fft.ifft2(gain * torch.fft.fft2(maps)).real.flatten(2).mT.float()
+    results = modulation(features, features)[1], torch.cat([features[:, :2], filtered], 1)
     gradients = [torch.autograd.grad(x.square().sum(), features)[0] for x in results]
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)

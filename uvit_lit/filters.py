@@ -163,28 +163,24 @@ def axis(points: int) -> Tensor:
     return torch.stack([radius, torch.zeros_like(radius)], dim=-1)
 
 
-def hartley_matrix(grid: tuple[int, int]) -> Tensor:
-    """Matrix Q of the orthonormal two-dimensional discrete Hartley transform.
+def hartley_matrix(n: int) -> Tensor:
+    """Matrix Q of the orthonormal discrete Hartley transform along an axis.
 
-    Its entry for a token at (y, x) and a bin at (k, l) is cas(2 pi (k y / height + l x / width))
-    / sqrt(height * width), with cas = cos + sin (Bracewell 1983). Q is real, symmetric and its own
-    inverse, and every response H that is equal at opposite frequencies is diagonal in it:
-    ``ifft2(H * fft2(x))`` is ``Q @ diag(H) @ Q @ x``. No complex numbers, so it works in bfloat16,
-    under ``torch.compile`` and on every device.
+    Its entry for a token at x and a bin k is cas(2 pi k x / n) / sqrt(n), with cas = cos + sin
+    (Bracewell 1983). Q is real, symmetric and its own inverse. A response over a grid that is the
+    same at opposite frequencies of either axis is diagonal in Q along the rows and Q along the
+    columns: ``ifft2(H * fft2(x))`` is ``Q @ (H * (Q @ x @ Q)) @ Q``. No complex numbers, so it
+    works in bfloat16, under ``torch.compile`` and on every device.
 
     Args:
-        grid: Height and width in tokens.
+        n: Tokens along the axis.
 
     Returns:
-        (height * width, height * width) float64, tokens by bins, both row by row.
+        (n, n) float64, tokens by bins, in the order of ``torch.fft``.
     """
-    height, width = grid
-    y, x = (torch.arange(n, dtype=torch.float64) for n in grid)
-    cycles = (
-        torch.outer(y, y)[:, None, :, None] / height + torch.outer(x, x)[None, :, None, :] / width
-    ).reshape(height * width, height * width)
-    angle = 2 * math.pi * cycles.remainder(1)
-    return (angle.cos() + angle.sin()) / math.sqrt(height * width)
+    x = torch.arange(n, dtype=torch.float64)
+    angle = 2 * math.pi * (torch.outer(x, x) / n).remainder(1)
+    return (angle.cos() + angle.sin()) / math.sqrt(n)
 
 
 def radial_power(features: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -201,8 +197,9 @@ def radial_power(features: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tenso
     """
     radius = torch.hypot(*frequencies(grid).unbind(-1)).flatten()
     rings, ring = torch.unique(radius.float(), return_inverse=True)
-    basis = hartley_matrix(grid).to(features.device, torch.float32)
+    rows, columns = (hartley_matrix(n).to(features.device, torch.float32) for n in grid)
     with without_autocast(features):
-        power = (basis @ features.float()).square().mean(dim=(0, 2)).cpu()
+        maps = features.float().mT.unflatten(2, grid)
+        power = (rows @ maps @ columns).square().mean(dim=(0, 1)).flatten().cpu()
     count = torch.bincount(ring)
     return rings, torch.zeros(len(rings)).index_add(0, ring, power) / count

@@ -181,9 +181,6 @@ def check_fits(strong: Any, weak: Any) -> None:
 def low_frequencies(images: Tensor, cutoff: float) -> Tensor:
     """Keep the low frequencies of images; ``images`` less the result are the high ones.
 
-    The response is the same at opposite frequencies of either axis, so the Hartley transform along
-    the rows and that along the columns diagonalise it.
-
     Args:
         images: (batch, channels, height, width) floating point.
         cutoff: Of ``SPLIT``, in (0, sqrt(2)], fraction of Nyquist.
@@ -193,6 +190,6 @@ def low_frequencies(images: Tensor, cutoff: float) -> Tensor:
     """
     height, width = images.shape[-2:]
     response = SPLIT(frequencies((height, width)), cutoff).to(images)
-    rows, columns = (hartley_matrix((1, n)).to(images) for n in (height, width))
+    rows, columns = (hartley_matrix(n).to(images) for n in (height, width))
     with without_autocast(images):
         return rows @ (response * (rows @ images @ columns)) @ columns

@@ -202,9 +202,9 @@ def scale_backbone(
 class Acting(nn.Module):
     """One set of numbers at work on a grid: filter the skip features, scale the backbone features.
 
-    The gain is applied in the Hartley basis: skip + Q (c . (Q^T skip)), with c = gain - 1 and the
-    columns of Q whose gain is not 1. Prefix tokens have rows of zeros in Q. A flat gain is a plain
-    factor.
+    The filter adds (gain - 1) times what the features have at each frequency. Both directions are
+    the Hartley transform, along the rows and along the columns of the grid, with the frequencies
+    whose gain is not 1. A flat gain is a plain factor.
 
     Args:
         settings: The numbers.
@@ -217,45 +217,83 @@ class Acting(nn.Module):
         self, settings: SkipSettings, learned: dict[str, Any], grid: tuple[int, int]
     ) -> None:
         super().__init__()
-        self.settings, self.learned = settings, learned
+        self.settings, self.learned, self.grid = settings, learned, grid
         self.is_factor = settings.filter == "flat" and not settings.keep_mean
         self.low_pass = None if self.is_factor else settings.low_pass()
         self.filter_is_learned = self.low_pass is not None and bool({"s", "cutoff"} & set(learned))
         with torch.device("cpu"):  # also on the meta device: the gain decides the shapes
-            basis, frequency = hartley_matrix(grid), frequencies(grid).flatten(0, 1)
-            change = torch.zeros(len(basis), dtype=basis.dtype)
+            frequency = frequencies(grid)
+            change = frequency.new_zeros(grid)
             if self.low_pass is not None and not self.filter_is_learned:
                 change = (settings.s - 1) * self.low_pass(frequency, settings.cutoff)
             acts = (change != 0) | self.filter_is_learned
-        self.register_buffer("basis", basis[:, acts].float(), persistent=False)
-        self.register_buffer("frequency", frequency[acts].float(), persistent=False)
-        self.register_buffer("change", change[acts].float(), persistent=False)
+            rows, columns = acts.any(1), acts.any(0)
+            from_height, from_width = (hartley_matrix(n) for n in grid)
+        buffers = {
+            "rows": from_height[:, rows].float(),
+            "columns": from_width[:, columns].float(),
+            "frequency": frequency[rows][:, columns].float(),
+            "change": change[rows][:, columns].float(),
+            "vertical": _opposite(rows),
+            "horizontal": _opposite(columns),
+        }
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer, persistent=False)
 
     def forward(self, backbone: Tensor, skip: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
         """Scale and filter, each (batch, prefix + patch tokens, channels)."""
         b, channels = self._value("b"), self.settings.b_channels
         backbone = scale_backbone(backbone, b, prefix, channels, self.settings.b_map)
+        patches = skip[:, prefix:]
         if self.is_factor:
-            scaled = (skip[:, prefix:] * self._value("s")).to(skip.dtype)
-            return backbone, torch.cat([skip[:, :prefix], scaled], 1)
-        basis = self.get_buffer("basis")
-        if basis.shape[1]:
-            basis = F.pad(basis, (0, 0, prefix, 0)).to(skip.dtype).expand(skip.shape[0], -1, -1)
-            change = self._change().to(skip.dtype)[:, None] * (basis.mT @ skip)
-            skip = torch.baddbmm(skip, basis, change.to(skip.dtype)).to(skip.dtype)
-        return backbone, skip
+            filtered = (patches * self._value("s")).to(skip.dtype)
+        elif self.get_buffer("rows").shape[1]:
+            filtered = self._filter(patches)
+        else:
+            return backbone, skip
+        return backbone, torch.cat([skip[:, :prefix], filtered], 1)
+
+    def _filter(self, patches: Tensor) -> Tensor:
+        """Filter (batch, patch tokens, channels)."""
+        batch, _, channels = patches.shape
+        height, width = self.grid
+        rows = self.get_buffer("rows").to(patches.dtype).expand(batch, -1, -1)
+        columns = self.get_buffer("columns").to(patches.dtype)
+        lines = patches.unflatten(1, self.grid).flatten(2)  # (batch, height, width * channels)
+        bins = (rows.mT @ lines).unflatten(2, (width, channels))
+        bins = columns.mT @ bins  # (batch, bins of the height, bins of the width, channels)
+        change = columns @ self._change(bins).to(bins.dtype)
+        filtered = torch.baddbmm(lines, rows, change.flatten(2).to(patches.dtype))
+        return filtered.to(patches.dtype).view(batch, height * width, channels)
 
     def _value(self, name: str) -> Any:
         """The number s, cutoff or b, as a tensor where it is learned."""
         return self.learned[name]() if name in self.learned else getattr(self.settings, name)
 
-    def _change(self) -> Tensor:
-        """Gain minus 1 of each column, float32."""
-        if self.low_pass is None or not self.filter_is_learned:
-            return self.get_buffer("change")
-        frequency = self.get_buffer("frequency")
-        with without_autocast(frequency):
-            return (self._value("s") - 1) * self.low_pass(frequency, self._value("cutoff"))
+    def _change(self, bins: Tensor) -> Tensor:
+        """Multiply bins (batch, height, width, channels) by the gain minus 1."""
+        change = self.get_buffer("change")
+        if self.low_pass is not None and self.filter_is_learned:
+            frequency = self.get_buffer("frequency")
+            with without_autocast(frequency):
+                change = (self._value("s") - 1) * self.low_pass(frequency, self._value("cutoff"))
+        if self.settings.filter != "freeu_box":
+            return bins * change[..., None]
+        # The box is the same at f and -f, but not at opposite frequencies of one axis. That part of
+        # it takes what is at -f to f.
+        vertical, horizontal = self.get_buffer("vertical"), self.get_buffer("horizontal")
+        even, odd = (change + change[vertical]) / 2, (change - change[vertical]) / 2
+        return bins * even[..., None] - bins[:, vertical][:, :, horizontal] * odd[..., None]
+
+
+def _opposite(chosen: Tensor) -> Tensor:
+    """Where -f stands among the chosen frequencies of an axis, of which each has its opposite.
+
+    Args:
+        chosen: (frequencies,) whether each is chosen, in the order of ``torch.fft``.
+    """
+    numbers = chosen.nonzero()[:, 0]
+    return torch.searchsorted(numbers, -numbers % len(chosen))
 
 
 @dataclass(frozen=True)
