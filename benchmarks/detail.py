@@ -156,7 +156,7 @@ def methods(
             f"cfg {w:g}, b {b:g}": Way({"b": b, **every}, cfg(w).around)
             for w, b in ((low, 1.05), (low, 1.1), (middle, 1.1))
         },
-        "cfg, t 0.25 to 0.75, and b, all skips": {
+        f"cfg {high:g}, t 0.25 to 0.75, and b, all skips": {
             f"cfg {high:g} in the window, b {b:g}": Way(
                 {"b": b, **every}, cfg(high, t_range=(0.25, 0.75)).around
             )

@@ -5,8 +5,9 @@ model's shape, over the time of the whole network without them in the same round
 two whole networks would drown in the noise of the machine. FreeU is diffusers' code, as it acts in
 a Stable Diffusion pipeline, on the same features.
 
-Second table: one filter on a square grid of tokens with all columns of the basis (as a learned
-filter needs them), with the columns that a step at the default cutoff changes, and as an FFT.
+Second table: one filter on a square grid of tokens, at all frequencies (as a learned filter) and at
+those that a step at the default cutoff changes; the same as one product with a matrix of the whole
+grid, as an FFT, and as diffusers' FreeU filters.
 
     python benchmarks/filters.py                            # the tiny model
     python benchmarks/filters.py --model small --batch 8    # U-ViT-S/2
@@ -25,7 +26,6 @@ from training import MODELS, make_step
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.distributed import keep_memory
 from uvit_lit.families import PROTOTYPES
-from uvit_lit.filters import LowPass, frequencies
 from uvit_lit.skips import SkipModulation, SkipSettings
 from uvit_lit.training.module import parameter_groups
 from uvit_lit.uvit import UViT
@@ -115,29 +115,27 @@ def measure_models(name, batch, rounds):
 
 def measure_grids(sides, batch, channels, rounds):
     """Print the second table."""
-    cases, columns = {}, {}
+    cases = {}
     for side in sides:
         skip = torch.randn(batch, side * side, channels)
         for way in ("butterworth", "step"):
             modulation = SkipModulation((side, side), 0, filter=way, s=0.5)
             cases[side, way] = forward_only(modulation, skip, skip)
-        cutoff = SkipModulation().settings.cutoff
-        columns[side] = int(LowPass("step")(frequencies((side, side)), cutoff).sum())
+        matrix = torch.rand(side * side, side * side).expand(batch, -1, -1)
+        cases[side, "matrix"] = forward_only(torch.bmm, matrix, skip)
         maps = skip.mT.unflatten(-1, (side, side)).contiguous()
         cases[side, "fft"] = forward_only(real_fft, maps, torch.rand(side, side // 2 + 1))
         cases[side, "diffusers"] = forward_only(fourier_filter, maps, 1, 0.5)
     seconds = timing.alternate(cases, rounds)
     print(
         f"{timing.machine('diffusers')}, {batch} images of {channels} channels, {rounds} rounds\n"
-        "| grid | all columns, ms | of a step | ms | FFT, ms | fourier_filter of diffusers, ms |"
-        "\n|---|---|---|---|---|---|"
+        "| grid | all frequencies, ms | step, ms | one matrix, ms | FFT, ms | fourier_filter of "
+        "diffusers, ms |\n|---|---|---|---|---|---|"
     )
     for side in sides:
-        ways = ("butterworth", "step", "fft", "diffusers")
-        whole, step, fft, box = (
-            timing.spread([1e3 * v for v in seconds[side, way]]) for way in ways
-        )
-        print(f"| {side} x {side} | {whole} | {columns[side]} | {step} | {fft} | {box} |")
+        ways = ("butterworth", "step", "matrix", "fft", "diffusers")
+        times = (timing.spread([1e3 * v for v in seconds[side, way]]) for way in ways)
+        print(f"| {side} x {side} | {' | '.join(times)} |")
 
 
 def real_fft(maps, response):

@@ -21,7 +21,7 @@ from uvit_lit.plots import save_figure
 LEVELS = ((1.4, 0.85), (1.0, 1.0), (0.8, 1.1), (0.5, 1.2), (0.5, 1.3))
 """s and b of the columns of the strip; the second is the model as it was trained."""
 
-ROWS = (("automobile", 3), ("horse", 1), ("ship", 9))
+ROWS = (("automobile", 1), ("horse", 17), ("ship", 28))
 """Class and seed of its rows."""
 
 POSTER_S = (1.5, 1.0, 0.5, 0.0)
@@ -33,9 +33,6 @@ POSTER_CLASSES = 3
 """Of so many seeds of each class the poster takes the one that the probe of evaluate.py is most
 certain of, and of the classes those with the highest certainty."""
 
-GUIDANCE = 2
-"""Guidance of strip and poster."""
-
 ZOOM = 4
 """Its images are enlarged by this factor, with bicubic interpolation."""
 
@@ -44,7 +41,7 @@ SPEED_PAGE = Path(__file__).parent / "results" / "speed.md"
 
 
 def strip() -> Figure:
-    """One seed a row at rising levels of detail: the model of the package with guidance."""
+    """One seed a row at rising levels of detail: the model of the package."""
     from uvit_lit import generate, load_model
 
     model = load_model()
@@ -53,7 +50,7 @@ def strip() -> Figure:
     for column, (s, b) in enumerate(LEVELS):
         panels[0, column].set_title(f"s = {s:g}, b = {b:g}", fontsize=10)
         for panel, (name, seed) in zip(panels[:, column], ROWS, strict=True):
-            show(panel, generate(model, 1, seed=seed, classes=[name], cfg=GUIDANCE, s=s, b=b))
+            show(panel, generate(model, 1, seed=seed, classes=[name], s=s, b=b))
     return figure
 
 
@@ -83,7 +80,7 @@ def certain_seeds() -> list[tuple[str, int]]:
     probe, _ = load_probe(options, extract, train, held_out, 64)
     best = []
     for label, name in enumerate(model.class_names):
-        images = generate(model, POSTER_SEEDS, classes=[name], cfg=GUIDANCE)
+        images = generate(model, POSTER_SEEDS, classes=[name])
         logits = extract(images.as_subclass(Tensor)) @ probe.weight.T + probe.bias
         certainty, seed = logits.softmax(1)[:, label].max(0)
         best.append((certainty.item(), name, int(seed)))
@@ -105,7 +102,7 @@ def poster() -> Figure:
             panels[row, 0].set_ylabel(f"s = {s:g}", fontsize=9)
             for column, b in enumerate(POSTER_B):
                 panel = panels[row, column]
-                show(panel, generate(model, 1, seed=seed, classes=[name], cfg=GUIDANCE, s=s, b=b))
+                show(panel, generate(model, 1, seed=seed, classes=[name], s=s, b=b))
                 if row == 0:
                     panel.set_title(f"b = {b:g}", fontsize=9)
     return figure

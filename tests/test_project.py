@@ -162,7 +162,7 @@ SHORT = {
 }
 """What makes a command of a page short."""
 
-NEEDS = {"--ckpt", "--vae", "--guide", "--devices", "bessel", "my_solver:euler"}
+NEEDS = {"--ckpt", "--vae", "--guide", "--devices", "bessel", "my_solver:even_ddim"}
 """Words of the commands that need something that is not here."""
 
 DRAWN = dict.fromkeys(
@@ -229,13 +229,13 @@ def test_the_python_of_the_pages_runs(name, code, monkeypatch):
 
 def test_the_solver_of_the_pages_is_ddim():
     """With as many even steps it draws the same images, to rounding of the times."""
-    (code,) = [code for _, code in BLOCKS if "def euler" in code]
+    (code,) = [code for _, code in BLOCKS if "def even_ddim" in code]
     names = {}
     exec(code, names)
     model = uvit_lit.load_model()
     own, ddim = (
         uvit_lit.generate(model, 2, solver=solver, steps=10).float()
-        for solver in (names["euler"], "ddim")
+        for solver in (names["even_ddim"], "ddim")
     )
     assert (own - ddim).abs().mean() < 2
 

@@ -45,7 +45,7 @@ def test_step_equals_the_fourier_transform(grid, cutoff, s):
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("cutoff", [0.25, 0.3, 0.8])
 @pytest.mark.parametrize("is_learned", [False, True])
-def test_the_frequencies_that_act_give_the_whole_fourier_transform(filter, grid, cutoff, is_learned):
+def test_the_frequencies_that_act_give_the_fourier_transform(filter, grid, cutoff, is_learned):
     learn = LEARNED.get(filter, ()) if is_learned else ()
     if "cutoff" in learn and cutoff <= 1 / max(grid):
         pytest.skip("a learned cutoff is above half a bin")
