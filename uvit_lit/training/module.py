@@ -101,7 +101,7 @@ class DiffusionModule(LightningModule):
             (``Denoiser.velocity_weight``). What is logged by time is not weighted, nor is the
             validation.
         cfg: Weight of classifier-free guidance, at least 1, that the model learns to have without
-            guidance (``Denoiser.loss``). A step then takes a third longer.
+            guidance (``Denoiser.loss``), which takes one more forward pass a step.
         cfg_range: First and last t in [0, 1] at which it does.
         init_from: Checkpoint whose weights training starts from. What its long skips learned is
             taken over where this model learns the same.
