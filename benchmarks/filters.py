@@ -26,7 +26,8 @@ from training import MODELS, make_step
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.distributed import keep_memory
 from uvit_lit.families import PROTOTYPES
-from uvit_lit.skips import SkipModulation, SkipSettings
+from uvit_lit.settings import SkipSettings
+from uvit_lit.skips import SkipModulation
 from uvit_lit.training.module import parameter_groups
 from uvit_lit.uvit import UViT
 

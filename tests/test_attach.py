@@ -19,7 +19,8 @@ from torch import nn
 
 from uvit_lit import modulate
 from uvit_lit.diffusion import Denoiser
-from uvit_lit.skips import SkipModulation, Window, override_skips
+from uvit_lit.settings import Window
+from uvit_lit.skips import SkipModulation, override_skips
 from uvit_lit.uvit import UViT
 
 SMALL = {"img_size": 16, "patch_size": 2, "embed_dim": 16, "depth": 4, "num_heads": 2}

@@ -18,7 +18,7 @@ from uvit_lit.filters import radial_power
 from uvit_lit.guidance import Guided, WithSkips, low_frequencies
 from uvit_lit.progress import progress
 from uvit_lit.sampling import SOLVERS, invert, regenerate, sample
-from uvit_lit.skips import SkipSettings
+from uvit_lit.settings import SkipSettings
 from uvit_lit.training.callbacks import LossByTime, MovingAverage
 from uvit_lit.training.module import DiffusionModule
 

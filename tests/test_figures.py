@@ -11,7 +11,8 @@ from uvit_lit import plots as figures
 from uvit_lit.cli import compare, plot
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.files import file_hash
-from uvit_lit.skips import SkipSettings, override_skips
+from uvit_lit.settings import SkipSettings
+from uvit_lit.skips import override_skips
 from uvit_lit.uvit import UViT
 
 SMALL = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4, "num_heads": 2}

@@ -11,7 +11,8 @@ from uvit_lit.diffusion import Denoiser
 from uvit_lit.filters import frequencies
 from uvit_lit.guidance import SPLIT, Guided, WithSkips, low_frequencies
 from uvit_lit.sampling import sample
-from uvit_lit.skips import SkipSettings, override_skips
+from uvit_lit.settings import SkipSettings
+from uvit_lit.skips import override_skips
 from uvit_lit.unet import UNet
 from uvit_lit.uvit import UViT
 

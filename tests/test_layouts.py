@@ -27,7 +27,7 @@ from uvit_lit.cli.sweep import main as sweep_main
 from uvit_lit.errors import Note
 from uvit_lit.model import complete, find_checkpoint
 from uvit_lit.reading import read_weights
-from uvit_lit.skips import SkipSettings
+from uvit_lit.settings import SkipSettings
 from uvit_lit.training.module import DiffusionModule
 from uvit_lit.uvit import UViT
 from uvit_lit.weights import write_official

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from uvit_lit.skips import SkipSettings
+from uvit_lit.settings import SkipSettings
 from uvit_lit.training.module import DiffusionModule, parameter_groups
 from uvit_lit.training.optim import Muon, orthogonalise
 

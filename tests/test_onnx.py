@@ -14,7 +14,7 @@ from uvit_lit.cli.export import main
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.model import Model
 from uvit_lit.onnx import DTYPES, describe_model, export_onnx
-from uvit_lit.skips import SkipSettings
+from uvit_lit.settings import SkipSettings
 from uvit_lit.uvit import UViT
 
 pytest.importorskip("onnxscript", reason="the extra export is not installed")

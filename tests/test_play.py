@@ -26,7 +26,7 @@ from uvit_lit.model import load_model
 from uvit_lit.options import ModelOptions, SamplingOptions, SkipOptions
 from uvit_lit.playground import PREVIEW_STEPS, Playground, Stopped
 from uvit_lit.progress import progress
-from uvit_lit.skips import SkipSettings
+from uvit_lit.settings import SkipSettings
 
 """A browser of the system; None takes that of Playwright."""
 

@@ -22,7 +22,7 @@ import uvit_lit
 from uvit_lit import errors
 from uvit_lit.cli import train
 from uvit_lit.cli.config import default_config
-from uvit_lit.skips import SkipSettings
+from uvit_lit.settings import SkipSettings
 from uvit_lit.training.module import DiffusionModule
 from uvit_lit.weights import BACKBONES
 

@@ -10,7 +10,8 @@ from diffusers.utils.torch_utils import fourier_filter
 from uvit_lit.families import FILTERS, LEARNED, PROTOTYPES
 from uvit_lit.filters import LowPass, frequencies
 from uvit_lit.options import preset_settings
-from uvit_lit.skips import SkipModulation, SkipSettings, Window, scale_backbone
+from uvit_lit.settings import SkipSettings, Window
+from uvit_lit.skips import SkipModulation, scale_backbone
 
 GRIDS = [(8, 8), (16, 16), (7, 7), (5, 8), (16, 9), (1, 6), (1, 1)]
 

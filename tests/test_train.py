@@ -28,7 +28,7 @@ from uvit_lit.cli import train
 from uvit_lit.errors import Note
 from uvit_lit.families import FILTERS, PROTOTYPES
 from uvit_lit.model import load_model
-from uvit_lit.skips import SkipSettings
+from uvit_lit.settings import SkipSettings
 from uvit_lit.training.callbacks import LossByTime, MovingAverage, averaged_weights
 from uvit_lit.training.module import DiffusionModule, parameter_groups
 from uvit_lit.training.saving import AtomicCheckpointIO
@@ -997,6 +997,8 @@ def test_bfloat16_training_runs(folder, filter):
         ({"trainer.strategy": "gone"}, "the options of trainer are refused"),
         ({"model.weight_decay": -1}, "weight_decay is -1"),
         ({"model.betas": "[1.0, 0.999]"}, "betas are"),
+        ({"model.cfg_range": "0.5"}, "model.cfg_range is 0.5; accepted: two numbers"),
+        ({"model.cfg_range": "[0.5]"}, "model.cfg_range is [0.5]; accepted: two numbers"),
         ({"model.mlp_ratio": -1}, "mlp_ratio is -1"),
         ({"model.in_chans": 1}, "the network has 1 channels"),
         ({"samples.columns": 0}, "columns 0"),

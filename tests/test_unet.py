@@ -23,7 +23,8 @@ from uvit_lit.cli.sample import main as sample_main
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.model import load_model
 from uvit_lit.plots import plot_spectra
-from uvit_lit.skips import SkipSettings, Window, override_skips
+from uvit_lit.settings import SkipSettings, Window
+from uvit_lit.skips import override_skips
 from uvit_lit.training.module import DiffusionModule, parameter_groups
 from uvit_lit.unet import UNet
 from uvit_lit.weights import BACKBONES

@@ -7,7 +7,8 @@ import torch
 
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.families import FILTERS
-from uvit_lit.skips import SkipSettings, Window, override_skips
+from uvit_lit.settings import SkipSettings, Window
+from uvit_lit.skips import override_skips
 from uvit_lit.uvit import UViT
 
 SMALL = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4, "num_heads": 2}

@@ -12,14 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from uvit_lit.errors import InputError
-from uvit_lit.skips import (
-    NAMED_SKIPS,
-    SkipModulation,
-    Window,
-    choose_skips,
-    override_skips,
-    per_skip,
-)
+from uvit_lit.settings import NAMED_SKIPS, Window, choose_skips, per_skip
+from uvit_lit.skips import SkipModulation, override_skips
 
 MAX_TIMESTEP = 1000
 """Timestep of pure noise: networks are called with timesteps, windows are in timestep / 1000."""
@@ -88,7 +82,7 @@ class Attached(nn.Module):
                 is the timestep that the network is called with, over 1000. None is always.
             t_fade: Width in t, in [0, 1], over which they go from off to on on either side of that
                 range, as half a cosine; 0 switches.
-            **settings: Fields of ``uvit_lit.skips.SkipSettings``: one value, or one per layer.
+            **settings: Fields of ``uvit_lit.settings.SkipSettings``: one value, or one per layer.
                 What is not named is as the modulations were made: learned, or no change. Without
                 settings all of it is.
 
@@ -177,7 +171,7 @@ def modulate(
         grid: With ``at``: height and width of the features in tokens. Needed where something is
             learned, or where tokens make no square.
         prefix: With ``at``: leading tokens (time, class) that are left alone. Maps have none.
-        **settings: Fields of ``uvit_lit.skips.SkipSettings``: filter, s, cutoff, b, b_channels,
+        **settings: Fields of ``uvit_lit.settings.SkipSettings``: filter, s, cutoff, b, b_channels,
             order, ripple, attenuation, b_map, keep_mean. One value, or one per chosen skip in the
             order in which they are named; ``all`` begins with the outermost.
 

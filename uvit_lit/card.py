@@ -7,7 +7,7 @@ from huggingface_hub import ModelCardData, metadata_load
 
 from uvit_lit.errors import InputError
 from uvit_lit.options import RECOMMENDABLE, is_recommendable
-from uvit_lit.skips import SkipSettings, skips_in_words
+from uvit_lit.settings import SkipSettings, skips_in_words
 from uvit_lit.weights import Weights
 
 CARD = "README.md"

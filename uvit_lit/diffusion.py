@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from uvit_lit.errors import require_choice
-from uvit_lit.skips import Window, skip_settings
+from uvit_lit.settings import Window
+from uvit_lit.skips import skip_settings
 
 STEPS = 1000
 """Number of steps of a discrete schedule, and of every schedule as diffusers sees it."""

@@ -39,7 +39,7 @@ from uvit_lit.sampling import (
     sample,
     to_uint8,
 )
-from uvit_lit.skips import Window
+from uvit_lit.settings import Window
 
 LABELS = 1
 """Sets the random numbers of the labels apart from others of the same seed."""

@@ -26,7 +26,8 @@ from uvit_lit.filters import (
     hartley_matrix,
     without_autocast,
 )
-from uvit_lit.skips import Window, restored
+from uvit_lit.settings import Window
+from uvit_lit.skips import restored
 
 SPLIT = LowPass("butterworth")
 """The low-pass that parts the low frequencies of an image from the high ones."""

@@ -26,7 +26,8 @@ from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError
 from uvit_lit.options import BEST, SamplingOptions, SkipOptions, fill_in, split_options
 from uvit_lit.reading import read_weights
-from uvit_lit.skips import SkipModulation, choose_b_skips, choose_skips, skips_in_words
+from uvit_lit.settings import choose_b_skips, choose_skips, skips_in_words
+from uvit_lit.skips import SkipModulation
 from uvit_lit.svg import Curve, line_chart, shades
 from uvit_lit.weights import (
     Card,
@@ -88,7 +89,7 @@ class Model(Card, ModelHubMixin, library_name="uvit_lit"):
         """Numbers of the long skips that each of s, cutoff and b acts on.
 
         Args:
-            skips: As ``uvit_lit.skips.choose_skips`` takes it; None is the default of the model.
+            skips: As ``uvit_lit.settings.choose_skips`` takes it; None is the default of the model.
 
         Raises:
             ValueError: If there is no such long skip, or one is named twice.

@@ -21,7 +21,8 @@ from uvit_lit.errors import install, require
 from uvit_lit.files import write
 from uvit_lit.model import Model
 from uvit_lit.sampling import make_scheduler
-from uvit_lit.skips import Acting, SkipModulation, SkipSettings
+from uvit_lit.settings import SkipSettings
+from uvit_lit.skips import Acting, SkipModulation
 
 DTYPES = ("float32", "float16", "int8")
 """How the matrices of the network may be stored."""

@@ -19,7 +19,8 @@ from uvit_lit.evaluation.reference import open_data
 from uvit_lit.generation import Generation, choose_labels
 from uvit_lit.model import gain_chart
 from uvit_lit.options import ReferenceOptions, SamplingOptions, SkipOptions
-from uvit_lit.skips import SkipModulation, SkipSettings, override_skips
+from uvit_lit.settings import SkipSettings
+from uvit_lit.skips import SkipModulation, override_skips
 from uvit_lit.svg import Curve, line_chart
 
 PREVIEW_STEPS = 4

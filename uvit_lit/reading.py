@@ -16,7 +16,8 @@ from torch import Tensor
 from uvit_lit.diffusion import PREDICTIONS, SCHEDULES
 from uvit_lit.errors import InputError, note, shorten
 from uvit_lit.options import RECOMMENDABLE, is_recommendable
-from uvit_lit.skips import MAX_SCALE, SkipSettings
+from uvit_lit.settings import SkipSettings
+from uvit_lit.skips import MAX_SCALE
 from uvit_lit.uvit import UViT
 from uvit_lit.weights import (
     PUBLISHED_HEADS,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from uvit_lit.attach import Attached, known_joins
 from uvit_lit.errors import InputError, require
-from uvit_lit.skips import UNCHANGED, SkipSettings
+from uvit_lit.settings import UNCHANGED, SkipSettings
 
 
 class UNet(nn.Module):

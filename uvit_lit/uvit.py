@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from uvit_lit.errors import InputError, require
-from uvit_lit.skips import UNCHANGED, SkipModulation, SkipSettings
+from uvit_lit.settings import UNCHANGED, SkipSettings
+from uvit_lit.skips import SkipModulation
 
 MAX_TIMESTEP = 1000
 """Timestep that the long skips see as t = 1; the VP-SDE ends at 999, the tables at 1000."""

@@ -18,7 +18,7 @@ from uvit_lit.diffusion import Backbone
 from uvit_lit.errors import InputError, note, require_choice
 from uvit_lit.files import write, write_torch
 from uvit_lit.filters import MAX_FREQUENCY
-from uvit_lit.skips import UNCHANGED, SkipSettings
+from uvit_lit.settings import UNCHANGED, SkipSettings
 from uvit_lit.unet import UNet
 from uvit_lit.uvit import UViT, check_memory
 

@@ -29,7 +29,7 @@ from uvit_lit.evaluation.evaluate import Evaluation
 from uvit_lit.generation import Generation, generate
 from uvit_lit.model import load_model
 from uvit_lit.options import ModelOptions, ReferenceOptions, SamplingOptions, SkipOptions
-from uvit_lit.skips import SkipSettings
+from uvit_lit.settings import SkipSettings
 from uvit_lit.training.module import DiffusionModule
 
 LEARNED = SkipSettings("butterworth", s=0.9)

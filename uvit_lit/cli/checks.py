@@ -13,7 +13,7 @@ from uvit_lit.errors import InputError, require, shorten
 from uvit_lit.latents import check_latents
 from uvit_lit.reading import load
 from uvit_lit.sampling import PRECISIONS
-from uvit_lit.skips import UNCHANGED
+from uvit_lit.settings import UNCHANGED
 from uvit_lit.training.callbacks import MovingAverage, SampleGrid, SkipReport
 from uvit_lit.training.module import DiffusionModule
 from uvit_lit.training.saving import Checkpoints, check_checkpoint

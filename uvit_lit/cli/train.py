@@ -34,7 +34,7 @@ from uvit_lit.errors import InputError
 from uvit_lit.families import FILTERS
 from uvit_lit.files import tidy
 from uvit_lit.model import find_checkpoint
-from uvit_lit.skips import UNCHANGED, SkipSettings
+from uvit_lit.settings import UNCHANGED, SkipSettings
 from uvit_lit.training.callbacks import (
     ImagesPerSecond,
     LossByTime,
@@ -183,11 +183,14 @@ def explain(message: str) -> str:
     text = " ".join(message.split())
     key = re.search(r'Parser key "([\w.]+)"', text)
     given = re.search(r"(?:Got|Given) value: (.*)$", text)
-    kinds = re.findall(r"Expected a (?:<class '([\w.]+)'>|typing\.Literal\[(.*?)\])", text)
+    kinds = re.findall(
+        r"Expected a (?:<class '([\w.]+)'>|typing\.Literal\[(.*?)\]|(tuple) with \d elements)", text
+    )
     if not (key and given and kinds):
         return text
-    words = {"NoneType": "null", "str": "text"}
-    accepted = [words.get(kind, f"of type {kind}") if kind else choices for kind, choices in kinds]
+    words = {"NoneType": "null", "str": "text", "tuple": "two numbers, such as [0,1]"}
+    named = [(kind or pair, choices) for kind, choices, pair in kinds]
+    accepted = [words.get(kind, f"of type {kind}") if kind else choices for kind, choices in named]
     value = "null" if given[1] == "None" else given[1]
     return f"{key[1]} is {value}; accepted: {' or '.join(accepted).replace(chr(39), '')}"
 

@@ -13,7 +13,7 @@ from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError, require, require_choice
 from uvit_lit.families import LEARNED
 from uvit_lit.model import find_checkpoint
-from uvit_lit.skips import UNCHANGED, SkipSettings, Window, choose_skips
+from uvit_lit.settings import UNCHANGED, SkipSettings, Window, choose_skips
 from uvit_lit.training.optim import Muon
 from uvit_lit.training.start import initialise
 from uvit_lit.training.steps import is_logged

@@ -6,7 +6,7 @@ from typing import Any
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError, note
 from uvit_lit.reading import read_weights
-from uvit_lit.skips import SkipSettings
+from uvit_lit.settings import SkipSettings
 from uvit_lit.weights import check_tensors, resize_positions
 
 MAY_DIFFER = {"skip", "grad_checkpoint", "img_size"}

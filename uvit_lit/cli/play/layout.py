@@ -14,7 +14,7 @@ from uvit_lit.filters import RANGES
 from uvit_lit.options import BEST, PRESETS, SkipOptions
 from uvit_lit.playground import KNOBS, LIMITS, TRAINED
 from uvit_lit.sampling import SOLVERS
-from uvit_lit.skips import B_MAPS, NAMED_SKIPS, SPLIT, skips_in_words
+from uvit_lit.settings import B_MAPS, NAMED_SKIPS, SPLIT, skips_in_words
 
 HERE = Path(__file__).parent
 UPLOAD = "20mb"
