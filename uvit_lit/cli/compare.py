@@ -1,16 +1,19 @@
 """Compare finished training runs: losses, learned settings of the long skips, and evaluations.
 
-``uvit-lit compare runs/a_0 runs/a_1 runs/b_0 runs/b_1`` prints two Markdown tables. The
-first has one row per run: the training loss (over all batches of the last quarter of the run, or of
---steps; the quarters of t have equal weight), the last validation loss, the median of the logged
-speed, and s and cutoff of every long skip in the averaged weights, outermost first.
+``uvit-lit compare runs/a_0 runs/a_1 runs/b_0 runs/b_1`` prints three Markdown tables. The
+first has one row per run: the training loss (over all batches of the last quarter of the run; the
+quarters of t have equal weight), the last validation loss, the median of the logged speed, and s
+and cutoff of every long skip in the averaged weights, outermost first.
 
 The second has one row per measure: the losses, also by quarter of t, and the results of evaluate
 for the last checkpoint as trained (below --results; of several, the one with most images). Runs
 whose names differ only in the number at the end, as a_0 and a_1, are one recipe with several seeds;
 runs of the same seed are paired. The table has the mean of the first recipe, and for each other the
 mean difference from it, the number of pairs and, with two or more, the 95 % interval of Student's
-t. --figure draws the learned gains, the losses and the KID.
+t.
+
+The third has the same columns and one row per validation: the loss after so many steps, of the runs
+that have it. --figure draws the learned gains, the losses and the KID.
 """
 
 import json
@@ -59,6 +62,7 @@ class Run:
         speed: Images per second; None if it was not logged.
         values: Losses and measured numbers, by name.
         evaluated: How they were measured: the entries of ``ALIKE``; empty if they were not.
+        validations: Validation loss by the number of steps before it.
     """
 
     name: str
@@ -66,6 +70,7 @@ class Run:
     speed: float | None
     values: dict[str, float]
     evaluated: dict[str, Any]
+    validations: dict[int, float]
 
     @property
     def seed(self) -> int:
@@ -101,18 +106,15 @@ def read_reports(directory: Path) -> list[dict[str, Any]]:
     return reports
 
 
-def read_run(
-    directory: Path, reports: Sequence[dict[str, Any]], steps: Sequence[int] | None = None
-) -> Run:
+def read_run(directory: Path, reports: Sequence[dict[str, Any]]) -> Run:
     """Read the newest version of a run.
 
     Args:
         directory: Its directory, with a sub-directory for each version.
         reports: From ``read_reports``; those of its last checkpoint belong to it.
-        steps: First step of the training loss and the one after the last; None is the last quarter.
 
     Raises:
-        ValueError: If the directory holds no finished version of a run, or no loss at those steps.
+        ValueError: If the directory holds no finished version of a run.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -127,14 +129,10 @@ def read_run(
     logged = {tag: [event.value for event in of_tag] for tag, of_tag in scalars.items()}
     values = {}
     quarters = [
-        logged[tag][-max(len(of_tag) // 4, 1) :]
-        if steps is None
-        else [event.value for event in of_tag if steps[0] <= event.step < steps[1]]
-        for tag, of_tag in scalars.items()
+        of_tag[-max(len(of_tag) // 4, 1) :]
+        for tag, of_tag in logged.items()
         if tag.startswith("train/loss_t_")
     ]
-    if steps is not None and not all(quarters):
-        raise InputError(f"{directory} logged no training loss at steps {steps[0]} to {steps[1]}")
     if quarters:
         values["training loss"] = statistics.fmean(map(statistics.fmean, quarters))
     if "val/loss" in logged:
@@ -153,7 +151,8 @@ def read_run(
     speeds = logged.get("train/images_per_second")
     speed = statistics.median(speeds) if speeds else None
     evaluated = {name: report[name] for name in ALIKE if name in report}
-    return Run(directory.name, load_model(path), speed, values, evaluated)
+    validations = {event.step + 1: event.value for event in scalars.get("val/loss", ())}
+    return Run(directory.name, load_model(path), speed, values, evaluated, validations)
 
 
 def check_alike(runs: Sequence[Run]) -> None:
@@ -191,35 +190,56 @@ def by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:
     }
 
 
-def pairs(name: str, runs: Sequence[Run], base: Sequence[Run]) -> Tensor:
-    """One number of runs and of those of ``base`` with the same seeds: (pairs, 2) float64."""
-    partners = {run.seed: run.values[name] for run in base if name in run.values}
-    found = [
-        (run.values[name], partners[run.seed])
-        for run in runs
-        if name in run.values and run.seed in partners
-    ]
+def pairs(runs: dict[int, float], base: dict[int, float]) -> Tensor:
+    """Numbers of runs and of those of ``base`` with the same seeds, by seed: (pairs, 2) float64."""
+    found = [(number, base[seed]) for seed, number in runs.items() if seed in base]
     return torch.tensor(found, dtype=torch.float64).view(-1, 2)
+
+
+def by_seed(name: str, runs: Sequence[Run]) -> dict[int, float]:
+    """One of the values of runs, where they have it."""
+    return {run.seed: run.values[name] for run in runs if name in run.values}
+
+
+def paired_row(name: str, recipes: Sequence[dict[int, float]]) -> list[str]:
+    """Row of a table: the mean of the first recipe and the differences of the others from it.
+
+    Args:
+        name: First cell.
+        recipes: Of each recipe a number by seed.
+    """
+    base, *others = recipes
+    cells = [name, f"{statistics.fmean(base.values()):.4g}"]
+    for numbers in others:
+        both = pairs(numbers, base)
+        cell = "-"
+        if len(both):
+            mean, low, high = estimate(both[:, 0] - both[:, 1])
+            cell = f"{mean:+.3g}"
+            if len(both) > 1:
+                cell += f" [{low:+.2g}, {high:+.2g}]"
+            cell += f" ({len(both)})"
+        cells.append(cell)
+    return cells
 
 
 def paired_rows(recipes: dict[str, list[Run]]) -> list[list[str]]:
     """Rows of the second table."""
-    base, *others = recipes.values()
+    base, *_ = recipes.values()
+    names = dict.fromkeys(name for run in base for name in run.values)
+    return [paired_row(name, [by_seed(name, runs) for runs in recipes.values()]) for name in names]
+
+
+def rows_by_step(recipes: dict[str, list[Run]]) -> list[list[str]]:
+    """Rows of the third table."""
+    base, *_ = recipes.values()
     rows = []
-    for name in dict.fromkeys(name for run in base for name in run.values):
-        known = [run.values[name] for run in base if name in run.values]
-        cells = [name, f"{statistics.fmean(known):.4g}"]
-        for runs in others:
-            both = pairs(name, runs, base)
-            cell = "-"
-            if len(both):
-                mean, low, high = estimate(both[:, 0] - both[:, 1])
-                cell = f"{mean:+.3g}"
-                if len(both) > 1:
-                    cell += f" [{low:+.2g}, {high:+.2g}]"
-                cell += f" ({len(both)})"
-            cells.append(cell)
-        rows.append(cells)
+    for step in sorted({step for run in base for step in run.validations}):
+        numbers = [
+            {run.seed: run.validations[step] for run in runs if step in run.validations}
+            for runs in recipes.values()
+        ]
+        rows.append(paired_row(f"{step:,} steps", numbers))
     return rows
 
 
@@ -227,9 +247,10 @@ def plot_comparison(runs: Sequence[Run]) -> Figure:
     """What the long skips learned, and the losses and the KID beside those of the first recipe.
 
     Returns:
-        Figure with the gain of each long skip (one curve per run with a filter), the
-        change of the validation loss by quarter of t in percent of the run of the same seed, and
-        the KID (one dot per run in both), as far as they were measured.
+        Figure with the gain of each long skip (one curve per run with a filter), the change of the
+        validation loss in percent of that of the run of the same seed, by quarter of t (one dot per
+        run) and, where there were several validations, by step (one curve per run), and the KID
+        (one dot per run), as far as they were measured.
     """
     recipes = by_recipe(runs)
     base, *_ = recipes.values()
@@ -249,17 +270,30 @@ def plot_comparison(runs: Sequence[Run]) -> Figure:
     names = dict.fromkeys(name for run in base for name in run.values)
     quarters = [name for name in names if name.startswith(BY_TIME)]
     metrics = [name for name in names if re.match("kid_(?!blocks)", name)]
-    by_time, *others = halves[1].subplots(1, 1 + len(metrics), squeeze=False)[0]
-    by_time.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+    followed = any(len(run.validations) > 1 for run in base)
+    panels = list(halves[1].subplots(1, 1 + followed + len(metrics), squeeze=False)[0])
+    by_time, by_step, others = panels[0], panels[1 : 1 + followed], panels[1 + followed :]
+    for panel in (by_time, *by_step):
+        panel.axhline(0, color="0.7", linewidth=0.8, zorder=0)
     by_time.set(ylabel=f"validation loss\nagainst {base[0].recipe} (%)", xlabel="t")
+    for panel in by_step:
+        panel.set_xlabel("steps")
+    partners = {run.seed: run.validations for run in base}
     by_time.set_xticks(range(len(quarters)), [name.removeprefix(BY_TIME) for name in quarters])
     for i, (recipe, group) in enumerate(recipes.items()):
         by_time.plot([], [], "o", color=colors[recipe], label=recipe)
         for k, quarter in enumerate(quarters):
-            both = pairs(quarter, group, base)
+            both = pairs(by_seed(quarter, group), by_seed(quarter, base))
             at = torch.full((len(both),), k + 0.1 * (i - (len(recipes) - 1) / 2))
             change = 100 * (both[:, 0] / both[:, 1] - 1)
             by_time.plot(at, change, "o", color=colors[recipe], alpha=0.8)
+        for panel in by_step:
+            for run, partner in (
+                (run, partners[run.seed]) for run in group if run.seed in partners
+            ):
+                steps = sorted(run.validations.keys() & partner.keys())
+                gaps = [100 * (run.validations[step] / partner[step] - 1) for step in steps]
+                panel.plot(steps, gaps, ".-", color=colors[recipe], alpha=0.8)
         for metric, panel in zip(metrics, others, strict=True):
             values = [run.values[metric] for run in group if metric in run.values]
             panel.plot([i] * len(values), values, "o", color=colors[recipe], alpha=0.8)
@@ -277,12 +311,10 @@ class CompareOptions:
 
     Attributes:
         results: Directory with the results of evaluate; by default samples, where it is.
-        steps: First and last step of the training loss; by default the last quarter of the run.
         figure: File to draw to: .png, .pdf or .svg.
     """
 
     results: Path | None = None
-    steps: tuple[int, int] | None = None
     figure: Path | None = None
 
 
@@ -307,16 +339,17 @@ def main(arguments: list[str] | None = None) -> None:
         if args.results is not None and not args.results.is_dir():
             raise InputError(f"results is {args.results}, which is no directory")
         reports = read_reports(args.results or Path("samples"))
-        runs = [
-            read_run(directory, reports, args.steps)
-            for directory in dict.fromkeys(parser.values.runs)
-        ]
+        runs = [read_run(directory, reports) for directory in dict.fromkeys(parser.values.runs)]
         check_alike(runs)
         recipes = by_recipe(runs)
         first, *others = recipes
         heads = ["run", "steps", "training loss", "validation loss", "images/s", "s", "cutoff"]
         paired = ["", first, *(f"{name} - {first} (pairs)" for name in others)]
-        tables = [(heads, list(map(row_of, runs))), (paired, paired_rows(recipes))]
+        tables = [
+            (heads, list(map(row_of, runs))),
+            (paired, paired_rows(recipes)),
+            (paired, rows_by_step(recipes)),
+        ]
         if args.figure is not None:
             save_figure(plot_comparison(runs), args.figure)
     for head, rows in tables:
