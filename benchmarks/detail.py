@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from uvit_lit import load_model
@@ -319,17 +320,19 @@ def plot(curves: dict[str, list[tuple[float, float]]], data: float) -> Figure:
     """
     figure = Figure(figsize=(9.5, 5.5), layout="constrained")
     axes = figure.subplots()
+    colors = colormaps["tab20" if len(curves) > 10 else "tab10"]
     for number, (method, points) in enumerate(curves.items()):
-        style = ("o-", "s-", "^-")[number // 10]
         line = [(0.0, 0.0), *points]
         if not method.startswith("cfg"):
             line.sort()
-        axes.plot(*zip(*line, strict=True), style, color=f"C{number % 10}", label=method, ms=4)
+        axes.plot(*zip(*line, strict=True), "o-", color=colors(number), label=method, ms=4)
     axes.axvline(data, color="0.6", linestyle="--")
     axes.annotate("data", (data, 1), xycoords=("data", "axes fraction"), va="bottom", ha="center")
     axes.plot(0, 0, "k*", ms=12)
     axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
     axes.set_ylim(top=min(axes.get_ylim()[1], HIGHEST))
+    shown = [data, 0.0, *(x for points in curves.values() for x, kid in points if kid <= HIGHEST)]
+    axes.set_xlim(min(shown) - 0.3, max(shown) + 0.3)
     axes.set_xlabel("power added above 3/4 of Nyquist, dB")
     axes.set_ylabel("KID less that of the model as trained (lower is better)")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)

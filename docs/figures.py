@@ -3,11 +3,14 @@
 python docs/figures.py strip docs/images/strip.png
 python docs/figures.py poster docs/images/poster.png
 python docs/figures.py speed docs/images/speed.png
+python docs/figures.py race docs/images/race.png
 
 The poster needs CIFAR-10 in data/cifar10-jpeg and the extra "metrics".
 """
 
 import argparse
+import re
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -36,8 +39,8 @@ certain of, and of the classes those with the highest certainty."""
 ZOOM = 4
 """Its images are enlarged by this factor, with bicubic interpolation."""
 
-SPEED_PAGE = Path(__file__).parent / "results" / "speed.md"
-"""The first table of this page has the times of a training step."""
+RESULTS = Path(__file__).parent / "results"
+"""The first table of speed.md has the times of a training step, that of recipe.md the race."""
 
 
 def strip() -> Figure:
@@ -108,32 +111,52 @@ def poster() -> Figure:
     return figure
 
 
+def first_table(page: str) -> list[list[str]]:
+    """Cells of the rows of the first table of a page of results."""
+    lines = (RESULTS / page).read_text().splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("|---"))
+    rows = takewhile(lambda line: line.startswith("|"), lines[start + 1 :])
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
+
+
+def bars(axes: Axes, names: list[str], cells: list[str], ours: str) -> None:
+    """Draw a bar per row: the first number of a cell, with the two after it as its interval.
+
+    Args:
+        axes: Where.
+        names: Of the rows.
+        cells: A middle, a low and a high number each.
+        ours: Names that begin with this are highlighted.
+    """
+    numbers = torch.tensor([[float(x) for x in re.findall(r"\d+\.\d+", cell)] for cell in cells])
+    middle, low, high = numbers.T
+    colors = ["C0" if name.startswith(ours) else "0.6" for name in names]
+    axes.barh(names, middle, xerr=torch.stack([middle - low, high - middle]), color=colors)
+    axes.invert_yaxis()
+
+
 def speed() -> Figure:
     """Seconds of a training step, from the first table of the page."""
-    rows = [line.split("|")[1:-1] for line in SPEED_PAGE.read_text().splitlines() if "|" in line]
-    end = next(n for n, row in enumerate(rows[2:], 2) if "network" in row[0])
-    names = [row[0].strip() for row in rows[2:end]]
-    middle, low, high = zip(
-        *(
-            map(float, row[3].replace("(", "").replace(")", "").replace("to", "").split())
-            for row in rows[2:end]
-        ),
-        strict=True,
-    )
-    errors = [
-        [m - a for m, a in zip(middle, low, strict=True)],
-        [b - m for m, b in zip(middle, high, strict=True)],
-    ]
+    rows = first_table("speed.md")
     figure = Figure(figsize=(8, 3), layout="constrained")
     axes = figure.subplots()
-    colors = ["C0" if name.startswith("ours") else "0.6" for name in names]
-    axes.barh(names, middle, xerr=errors, color=colors)
-    axes.invert_yaxis()
+    bars(axes, [row[0] for row in rows], [row[3] for row in rows], "ours")
     axes.set_xlabel("seconds a training step, 64 images (median, quartiles)")
     return figure
 
 
-FIGURES = {"strip": strip, "poster": poster, "speed": speed}
+def race() -> Figure:
+    """KID of the candidates of the race, from the first table of the page."""
+    rows = first_table("recipe.md")
+    names = [f"{row[0].replace('`', '')} ({row[1]} steps)" for row in rows]
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots()
+    bars(axes, names, [row[2] for row in rows], "the recipe")
+    axes.set_xlabel("KID (95 % interval over the images)")
+    return figure
+
+
+FIGURES = {"strip": strip, "poster": poster, "speed": speed, "race": race}
 """Figures by name."""
 
 

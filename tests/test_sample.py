@@ -111,9 +111,9 @@ def test_the_default_of_the_model_acts_when_nobody_says_which(trained):
         with model.skips(preset=preset, **settings):
             return [i for i, s in enumerate(model.denoiser.backbone.long_skips) if s.override]
 
-    assert acts_on(s=0.5) == acts_on("medium") == acts_on("freeu") == acts_on(s=[0.5]) == [1]
+    assert acts_on(s=0.5) == acts_on("medium") == acts_on("freeu_v2") == acts_on(s=[0.5]) == [1]
     assert acts_on(s=[0.5, 0.5], b=1.2) == acts_on(s=0.5, skips="all") == [0, 1]
-    assert acts_on("freeu", skips="outer") == acts_on(s=0.5, skips="0") == [0]
+    assert acts_on("freeu_v2", skips="outer") == acts_on(s=0.5, skips="0") == [0]
     assert acts_on() == []
 
 

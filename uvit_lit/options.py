@@ -25,17 +25,15 @@ Schedule = Literal["vp", "linear", "cosine", "sd"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     # no change at all
-    "neutral": {"s": 1.0, "b": 1.0},
+    "neutral": {"s": 1.0, "b": 1.0, "skips": "all"},
     # half of the next
     "mild": {"s": 0.8, "b": 1.1},
     # the middle of the paper's Figure 4, and its corner
     "medium": {"s": 0.6, "b": 1.2},
     "strong": {"s": 0.2, "b": 1.4},
-    # FreeU's box, channels, and the s and b of its first stage, which is the innermost; the cutoff
-    # is its threshold of one frequency, which depends on the grid
-    "freeu": {"filter": "freeu_box", "s": 0.9, "b": 1.2, "b_channels": 0.5, "skips": "inner"},
-    # the same stage of FreeU 1 and 2: a constant b, and the structure-aware map, with the numbers
-    # of its demo and those that its README gives for Stable Diffusion 2.1
+    # FreeU 1 and 2 in their first stage, the innermost: box, channels, and the s and b of the demo
+    # and of the README for Stable Diffusion 2.1; the cutoff is the threshold of one frequency,
+    # which depends on the grid. 1 has a constant b, 2 the structure-aware map
     "freeu_v1": {
         "filter": "freeu_box",
         "s": 0.9,
