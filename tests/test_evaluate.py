@@ -14,7 +14,7 @@ from conftest import Payload, error_line, train_arguments
 from torchmetrics.image.fid import NoTrainInceptionV3
 from torchvision.transforms.functional import gaussian_blur
 
-from uvit_lit.cli import evaluate, train
+from uvit_lit.cli import compare, evaluate, train
 from uvit_lit.data.folder import load_folder
 from uvit_lit.data.shapes import draw_shapes
 from uvit_lit.detail import band_decibels, estimate
@@ -176,9 +176,45 @@ def test_names_say_the_features_and_differences_are_paired(run):
     difference = low[f"{kid}, difference"]
     assert difference["mean"] == pytest.approx(low[kid]["mean"] - neutral[kid]["mean"])
     assert difference["low"] < difference["mean"] < difference["high"]
-    sampling = report["sampling"]
+    sampling = report["results"][0]["sampling"]
     assert (sampling["n"], sampling["seed"], sampling["steps"]) == (12, 0, 2)
+    assert report["results"][0]["skips"]["s"] == 0.2
     assert len(report["checkpoint_sha256"]) == 64
+
+
+def test_each_result_says_what_it_was_drawn_with(run):
+    results = run("--metrics", "detail", "--steps", "1,2", "--solver", "ddim,dpmpp")["results"]
+    drawn = [(result["sampling"]["solver"], result["sampling"]["steps"]) for result in results]
+    assert sorted(drawn) == [("ddim", 1), ("ddim", 2), ("dpmpp", 1), ("dpmpp", 2)]
+
+
+def test_compare_takes_the_evaluation_as_trained_of_the_most_images(run, trained, tmp_path, capsys):
+    for options in (
+        ["--n", "12"],
+        ["--n", "15"],
+        ["--n", "20", "--s", "0.5"],
+        ["--n", "20", "--cfg", "2"],
+        ["--n", "20", "--preset", "medium"],
+    ):
+        report = run("--metrics", "kid,detail", *options)
+        if options == ["--n", "15"]:
+            expected = report["results"][0]["values"]
+    directory, results = str(trained.parents[2]), ["--results", str(tmp_path / "out")]
+    figure = tmp_path / "figure.png"
+    compare.main([directory, *results, "--figure", str(figure)])
+    table = capsys.readouterr().out
+    for name in ("kid_test_evaluate:moments", "total_variation"):
+        assert f"| {name} | {expected[name]['mean']:.4g} |" in table
+    assert "data" not in table  # no differences from the real images
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    status, line = error_line(capsys, compare.main, [directory, "--results", "gone"])
+    assert status == 2
+    assert "results is gone, which is no directory" in line
+    path = next(tmp_path.rglob("results.json"))
+    path.write_text('{"images": 3')
+    status, line = error_line(capsys, compare.main, [directory, *results])
+    assert status == 2
+    assert f"{path} is no report of evaluate.py" in line
 
 
 def test_without_s_and_b_the_model_is_measured_as_it_was_trained(run, folder):
@@ -235,8 +271,11 @@ def test_other_statistics_under_the_same_name_are_measured_anew(run, tmp_path):
 def test_other_skips_are_another_evaluation(run):
     given = (["--skips", "inner"], ["--skips", "0,1"], [])
     inner, both, default = (run("--metrics", "detail", "--s", "0.2", *skips) for skips in given)
-    assert (inner["skips"], both["skips"], default["default_skips"]) == ("inner", "0,1", "all")
-    assert both["results"] == default["results"] != inner["results"]
+    assert default["default_skips"] == "all"
+    (inner,), (both,), (default,) = (report["results"] for report in (inner, both, default))
+    chosen = (inner["skips"]["skips"], both["skips"]["skips"], default["skips"]["skips"])
+    assert chosen == ("inner", "0,1", None)
+    assert both["values"] == default["values"] != inner["values"]
 
 
 def test_an_interrupted_evaluation_goes_on(run, monkeypatch, tmp_path):

@@ -1,6 +1,5 @@
 """Figures and comparisons: what the curves and tables hold, and files that a user asks for."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +9,6 @@ from conftest import error_line
 from uvit_lit import plots as figures
 from uvit_lit.cli import compare, plot
 from uvit_lit.diffusion import Denoiser
-from uvit_lit.files import file_hash
 from uvit_lit.settings import SkipSettings
 from uvit_lit.skips import override_skips
 from uvit_lit.uvit import UViT
@@ -148,43 +146,6 @@ def test_evaluations_that_measured_something_else_are_not_compared():
     compare.check_alike(runs[:2])
     with pytest.raises(ValueError, match="a_0 was evaluated with steps 15, b_0 with 25"):
         compare.check_alike(runs)
-
-
-def test_an_evaluation_belongs_to_the_checkpoint_that_it_measured(trained, tmp_path, capsys):
-    """Of those as trained, the one of most images; the others are of other settings or models."""
-    values = {"kid_x": {"mean": 0.25, "low": 0.0, "high": 0.5}, "nothing": {"mean": None}}
-    own = file_hash(trained)
-    for images, s, order, sha256 in (
-        (9, 1.0, None, own),
-        (8, None, 5, own),
-        (7, None, None, "0" * 64),
-        (5, None, None, own),
-        (3, None, None, own),
-    ):
-        report = {
-            "images": images,
-            "checkpoint_sha256": sha256,
-            "design": [order],
-            "results": [{"cell": {"s": s}, "values": {**values, "count": images}}],
-        }
-        path = tmp_path / "samples" / f"evaluation_{images}" / "results.json"
-        path.parent.mkdir(parents=True)
-        path.write_text(json.dumps(report))
-    run, results = str(trained.parents[2]), ["--results", str(tmp_path / "samples")]
-    figure = tmp_path / "figure.png"
-    compare.main([run, *results, "--figure", str(figure)])
-    table = capsys.readouterr().out
-    assert "| kid_x | 0.25 |" in table
-    assert "| count | 5 |" in table
-    assert "nothing" not in table
-    assert figure.read_bytes().startswith(b"\x89PNG")
-    status, line = error_line(capsys, compare.main, [run, "--results", "gone"])
-    assert status == 2
-    assert "results is gone, which is no directory" in line
-    path.write_text('{"images": 3')
-    status, line = error_line(capsys, compare.main, [run, *results])
-    assert status == 2
-    assert f"{path} is no report of evaluate.py" in line
 
 
 def test_runs_are_compared_in_a_table(trained, capsys, tmp_path):

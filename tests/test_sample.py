@@ -159,9 +159,11 @@ def test_the_best_preset_is_what_the_card_recommends(sample, trained, tmp_path, 
     with np.load(path.with_suffix(".npz")) as stored:
         assert np.array_equal(stored["images"], best.permute(0, 2, 3, 1).numpy())
     card = tmp_path / "copy" / "README.md"
-    card.write_text(card.read_text().replace("cfg: 2.0", "guide: /etc/passwd"))
-    with pytest.raises(InputError, match=r"recommended of the model card .* accepted: values by"):
-        load_model(tmp_path / "copy")
+    text = card.read_text()
+    for wrong in ("guide: /etc/passwd", "cfg: high", "cfg: '2'", "steps: 2.5"):
+        card.write_text(text.replace("cfg: 2.0", wrong))
+        with pytest.raises(InputError, match=r"recommended of the model card .* accepted: values"):
+            load_model(tmp_path / "copy")
 
 
 def test_half_precision_is_close_and_in_the_parameters(sample, trained):

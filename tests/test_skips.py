@@ -416,7 +416,23 @@ def test_an_override_leaves_what_it_does_not_name_learned():
     long_skip.set(filter="step")
     assert long_skip.settings.filter == "step"
     assert long_skip.settings.cutoff == pytest.approx(cutoff)
+    long_skip.set(filter="none")
+    assert (long_skip.settings.filter, long_skip.settings.s) == ("none", 1.0)
+    backbone, skip = torch.randn(2, 1, 66, 3)
+    assert long_skip(backbone, skip)[1] is skip
     assert {name.split(".")[0] for name in long_skip.state_dict()} == {"learned"}
+
+
+@pytest.mark.parametrize("grid", [None, (8, 8)])
+def test_what_was_prepared_in_inference_mode_can_be_trained_through(grid):
+    long_skip = SkipModulation(grid, prefix=2)
+    features = torch.randn(2, 1, 66, 3)
+    with torch.inference_mode():
+        long_skip.set(s=0.5, b=1.3)
+        long_skip(*features)
+    features.requires_grad_()
+    sum(part.square().sum() for part in long_skip(*features)).backward()
+    assert features.grad.abs().min() > 0
 
 
 @pytest.mark.parametrize("filter", [*PROTOTYPES, "step", "freeu_box"])

@@ -11,6 +11,7 @@ from conftest import error_line
 from PIL import Image
 
 from uvit_lit import detail as metrics
+from uvit_lit.cli import sweep as cli_sweep
 from uvit_lit.cli.sample import main as sample_main
 from uvit_lit.cli.sweep import main
 from uvit_lit.files import read_png, write_png
@@ -67,6 +68,21 @@ def test_it_writes_figures_cells_and_a_table(sweep):
         assert float(row["low"]) <= float(row["mean"]) <= float(row["high"])
         if (row["s"], row["b"]) == ("1.0", "1.0"):
             assert float(row["difference_mean"]) == 0
+
+
+def test_another_batch_size_draws_nothing_anew(sweep, runs):
+    first = sweep("--s", "0.2", "--b", "1")
+    assert sweep("--s", "0.2", "--b", "1", "--batch_size", "2") == first
+    assert len(runs) == 1
+
+
+def test_a_caption_says_what_its_cells_have_in_common(sweep, monkeypatch):
+    captions = []
+    monkeypatch.setattr(cli_sweep, "figures", lambda images, words: captions.append(words) or {})
+    sweep("--s", "1", "--b", "1", "--steps", "1,2")
+    sweep("--s", "1", "--b", "1", "--steps", "3", "--solver", "ddim")
+    assert ["steps" in words.split("seeds")[1] for words in captions] == [False, True]
+    assert "ddim, 3 steps" in captions[1]
 
 
 def test_what_was_trained_can_be_a_cell_and_what_the_others_are_compared_with(sweep):

@@ -325,14 +325,19 @@ class Generation:
                 f"of {', '.join(f'{t:.3f}' for t in times[:3].tolist())}, ..., {times[-1]:.3f}"
             )
 
-    def bar(self, runs: int = 1, show: bool = True, **options: Any) -> tqdm:
-        """Progress bar over all images of some runs, counted in network calls per image.
+    def bar(self, calls: int | None = None, show: bool = True, **options: Any) -> tqdm:
+        """Progress bar over all images, counted in network calls per image.
 
         Every process moves its own by its share of the images; the main one's is shown, on a
         terminal.
+
+        Args:
+            calls: Network calls for each image; None takes those of one run of the solver.
+            show: Whether the main process shows it.
+            **options: Of the bar.
         """
         devices = self.devices
-        total = runs * devices.share(self.options.n) * self.calls
+        total = devices.share(self.options.n) * (self.calls if calls is None else calls)
         scale = devices.count if devices.count > 1 else False
         show = show and devices.is_main
         return progress(total=total, unit="img step", unit_scale=scale, show=show, **options)
@@ -387,6 +392,7 @@ class Generation:
             "labels": self.labels,
             "class_names": self.model.class_names,
         }
+        del parameters["batch_size"]  # changes nothing
         return json.loads(json.dumps(parameters))  # as they are read from a picture
 
 

@@ -7,7 +7,18 @@ from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    TypeAlias,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from uvit_lit.errors import InputError, require, require_choice
 from uvit_lit.families import FILTERS
@@ -228,8 +239,28 @@ RECOMMENDABLE = (
 
 
 def is_recommendable(options: Any) -> bool:
-    """Whether this is a dictionary of options that a model card may recommend."""
-    return isinstance(options, dict) and all(name in RECOMMENDABLE for name in options)
+    """Whether this is a dictionary of options that a model card may recommend, each of its type."""
+    hints = get_type_hints(SkipOptions) | get_type_hints(SamplingOptions)
+    return isinstance(options, dict) and all(
+        name in RECOMMENDABLE and _fits(value, hints[name]) for name, value in options.items()
+    )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of YAML or JSON is of a type."""
+    origin, members = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, member) for member in members)
+    if origin is Literal:
+        return value in members
+    if origin in (list, tuple):
+        if not isinstance(value, list | tuple):
+            return False
+        kinds = members if origin is tuple else members * len(value)
+        return len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is hint
 
 
 def fill_in(options: Options, others: Options, keep: Container[str] = ()) -> Options:

@@ -286,8 +286,11 @@ class SkipModulation(nn.Module):
         return dataclasses.replace(chosen, **numbers)
 
     def _learned_in_force(self) -> dict[str, Any]:
-        """What is learned and not overridden."""
-        return {name: v for name, v in self.learned.items() if name not in self._changes}
+        """What is learned and not overridden; without a filter there is no s and no cutoff."""
+        gone = {*self._changes}
+        if (self.override or self.trained).filter == "none":
+            gone |= {"s", "cutoff"}
+        return {name: v for name, v in self.learned.items() if name not in gone}
 
     def set(self, window: Window | None = None, **changes: Any) -> None:
         """Override some settings; what is not named stays as trained, learned numbers too.
@@ -366,8 +369,7 @@ class SkipModulation(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Modulate tokens on a grid."""
         if grid != self._built:
-            self._build(grid)
-            self._acting.to(skip.device)
+            self._build(grid, skip.device)
         in_force = "trained" if self.override is None else "override"
         inside = self._acting[in_force](backbone, skip, prefix)
         if self.override is None or self.window is None:
@@ -378,12 +380,13 @@ class SkipModulation(nn.Module):
         weight = self.window.strength(t)[:, None, None].to(skip.dtype)
         return torch.lerp(outside[0], inside[0], weight), torch.lerp(outside[1], inside[1], weight)
 
-    def _build(self, grid: tuple[int, int]) -> None:
-        """Prepare what acts for a grid."""
-        acting = {"trained": Acting(self.trained, dict(self.learned), grid)}
-        if self.override is not None:
-            acting["override"] = Acting(self.override, self._learned_in_force(), grid)
-        self._acting = nn.ModuleDict(acting).to(self._device).train(self.training)
+    def _build(self, grid: tuple[int, int], device: Any = None) -> None:
+        """Prepare what acts for a grid, for training too."""
+        with torch.inference_mode(False):
+            acting = {"trained": Acting(self.trained, dict(self.learned), grid)}
+            if self.override is not None:
+                acting["override"] = Acting(self.override, self._learned_in_force(), grid)
+            self._acting = nn.ModuleDict(acting).to(device or self._device).train(self.training)
         self._built = grid
 
     @property

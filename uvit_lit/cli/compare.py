@@ -20,7 +20,7 @@ import json
 import re
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -34,22 +34,13 @@ from uvit_lit.detail import estimate
 from uvit_lit.errors import InputError
 from uvit_lit.files import file_hash
 from uvit_lit.model import Model, load_model
+from uvit_lit.options import SkipOptions
 from uvit_lit.plots import FREQUENCY_LABEL, figure_format, save_figure
 
 LOSSES = ("training loss", "validation loss")
 BY_TIME = "validation loss, t "
-ALIKE = (
-    "images",
-    "first_seed",
-    "labels",
-    "cfg",
-    "solver",
-    "steps",
-    "precision",
-    "t_range",
-    "reference_sha256",
-)
-"""What evaluations have in common that can be compared."""
+ALIKE = ("n", "seed", "classes", "solver", "steps", "precision")
+"""What evaluations have in common that can be compared, beside the real images."""
 
 
 @dataclass
@@ -61,7 +52,8 @@ class Run:
         model: With the averaged weights.
         speed: Images per second; None if it was not logged.
         values: Losses and measured numbers, by name.
-        evaluated: How they were measured: the entries of ``ALIKE``; empty if they were not.
+        evaluated: How they were measured: the entries of ``ALIKE`` and ``reference_sha256``; empty
+            if they were not.
         validations: Validation loss by the number of steps before it.
     """
 
@@ -87,22 +79,29 @@ def read_reports(directory: Path) -> list[dict[str, Any]]:
     """Reports of evaluate.py below a directory that hold a model as it was trained.
 
     Returns:
-        Of each the hash of the checkpoint, the entries of ``ALIKE`` and the ``values``.
+        Of each the ``checkpoint_sha256``, how it was ``evaluated``, and the ``values``.
 
     Raises:
         ValueError: If one is none.
     """
+    unguided = {"cfg": 1.0, "guide": None}
     reports = []
     for path in sorted(directory.glob("evaluation_*/results.json")):
         try:
             report = json.loads(path.read_text())
             for result in report["results"]:
-                if {*result["cell"].values(), *report["design"]} == {None}:
-                    known = {name: report.get(name) for name in ALIKE}
-                    own = {name: report[name] for name in ("checkpoint_sha256", "images")}
-                    reports.append({**known, **own, "values": dict(result["values"])})
+                sampling = result["sampling"]
+                guidance = {name: sampling[name] for name in unguided}
+                if result["skips"] == asdict(SkipOptions()) and guidance == unguided:
+                    evaluated = {name: sampling[name] for name in ALIKE}
+                    evaluated["reference_sha256"] = report.get("reference_sha256")
+                    own = {"evaluated": evaluated, "values": dict(result["values"])}
+                    reports.append({"checkpoint_sha256": report["checkpoint_sha256"], **own})
         except (AttributeError, KeyError, TypeError, ValueError):
-            raise InputError(f"{path} is no report of evaluate.py") from None
+            raise InputError(
+                f"{path} is no report of evaluate.py, or one of an earlier version; accepted: "
+                "--results with a directory without it"
+            ) from None
     return reports
 
 
@@ -142,27 +141,26 @@ def read_run(directory: Path, reports: Sequence[dict[str, Any]]) -> Run:
             values[BY_TIME + tag.removeprefix("val/loss_t_")] = logged[tag][-1]
     hashed = file_hash(path)
     own = [report for report in reports if report["checkpoint_sha256"] == hashed]
-    nothing: dict[str, Any] = {"values": {}}
-    report = max(own, key=lambda report: report["images"], default=nothing)
+    nothing: dict[str, Any] = {"evaluated": {}, "values": {}}
+    report = max(own, key=lambda report: report["evaluated"]["n"], default=nothing)
     for name, value in report["values"].items():
         number = value["mean"] if isinstance(value, dict) else value
         if number is not None and ", " not in name:  # no differences to other cells or the data
             values[name] = number
     speeds = logged.get("train/images_per_second")
     speed = statistics.median(speeds) if speeds else None
-    evaluated = {name: report[name] for name in ALIKE if name in report}
     validations = {event.step + 1: event.value for event in scalars.get("val/loss", ())}
-    return Run(directory.name, load_model(path), speed, values, evaluated, validations)
+    return Run(directory.name, load_model(path), speed, values, report["evaluated"], validations)
 
 
 def check_alike(runs: Sequence[Run]) -> None:
     """Refuse evaluations that measured something else.
 
     Raises:
-        ValueError: If the evaluations of two runs differ in an entry of ``ALIKE``.
+        ValueError: If the evaluations of two runs were not made alike.
     """
     for first, run in pairwise(run for run in runs if run.evaluated):
-        for name in ALIKE:
+        for name in run.evaluated:
             here, there = run.evaluated.get(name), first.evaluated.get(name)
             if here != there:
                 raise InputError(

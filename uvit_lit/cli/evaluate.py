@@ -94,12 +94,14 @@ def main(arguments: list[str] | None = None) -> None:
 
         samples: dict[Any, dict[str, Any]] = {}  # numbers of images, by their seeds
         results = []
-        with generation.bar(len(drawn), desc="evaluate") as bar:
+        calls = sum(at_cell.calls for at_cell, _ in drawn.values())
+        with generation.bar(calls, desc="evaluate") as bar:
             for cell, (at_cell, chosen) in drawn.items():
                 with model.skips(chosen):
                     state = out / f"{cell.stem()}.state"
                     values, samples[cell] = evaluation.measure(at_cell, state, bar)
-                results.append({"cell": dict(cell.values), "values": values})
+                in_force = {"sampling": at_cell.identity()["sampling"], "skips": asdict(chosen)}
+                results.append({"cell": dict(cell.values), **in_force, "values": values})
         if not generation.devices.is_main:
             return
         for cell, result in zip(drawn, results, strict=True):
@@ -110,7 +112,8 @@ def main(arguments: list[str] | None = None) -> None:
                     differences = [x.double() - y.double() for x, y in pairs]
                     result["values"][f"{name}, difference"] = plain(estimate(*differences))
         real = evaluation.real
-        report = {**identity, "real": real, "results": results}
+        shared = {k: v for k, v in identity.items() if k != "sampling" and not hasattr(skips, k)}
+        report = {**shared, "real": real, "results": results}
         write(out / "results.json", json.dumps(report, indent=2, allow_nan=False).encode())
         is_set = skips != SkipOptions() or sampling.cfg != 1
         columns = {

@@ -137,7 +137,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
         generation.launch()
         images = {}
-        with generation.bar(len(drawn), desc="sweep") as bar:
+        calls = sum(at_cell.calls for at_cell, _ in drawn.values())
+        with generation.bar(calls, desc="sweep") as bar:
             for cell, (at_cell, chosen) in drawn.items():
                 with model.skips(chosen):
                     path = out / "cells" / f"{cell.stem()}.png"
@@ -146,9 +147,13 @@ def main(arguments: list[str] | None = None) -> None:
             return
         values = {cell: measure_detail(pixels) for cell, pixels in images.items()}
         write(out / "detail.csv", table(values).encode())
+        solvers = {
+            f"{at_cell.options.solver}, {at_cell.options.steps} steps, "
+            for at_cell, _ in drawn.values()
+        }
         words = (
             f"{model.name}, {model.training}; seeds {sampling.seed} to "
-            f"{sampling.seed + sampling.n - 1}; {sampling.solver}, {sampling.steps} steps, "
+            f"{sampling.seed + sampling.n - 1}; {solvers.pop() if len(solvers) == 1 else ''}"
             f"{sampling.precision}"
         )
         writer = SummaryWriter(str(out))
