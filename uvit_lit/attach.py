@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from uvit_lit.errors import InputError
 from uvit_lit.settings import NAMED_SKIPS, Window, choose_skips, per_skip
 from uvit_lit.skips import SkipModulation, override_skips
-
-MAX_TIMESTEP = 1000
-"""Timestep of pure noise: networks are called with timesteps, windows are in timestep / 1000."""
+from uvit_lit.uvit import MAX_TIMESTEP
 
 
 class Join(NamedTuple):

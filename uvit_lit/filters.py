@@ -157,6 +157,19 @@ def frequencies(grid: tuple[int, int]) -> Tensor:
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
 
 
+def check_cutoff(cutoff: float) -> None:
+    """Refuse a cutoff outside (0, sqrt(2)].
+
+    Raises:
+        ValueError: If it is.
+    """
+    if not 0 < cutoff <= MAX_FREQUENCY:
+        raise InputError(
+            f"cutoff is {cutoff}; accepted: a fraction of Nyquist above 0 and at most "
+            f"sqrt(2) = {MAX_FREQUENCY:.4f}"
+        )
+
+
 def axis(points: int) -> Tensor:
     """Frequencies along an axis, from 0 to the radius of the corner: (points, 2)."""
     radius = torch.linspace(0, MAX_FREQUENCY, points)

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError, require
 from uvit_lit.filters import (
-    MAX_FREQUENCY,
     LowPass,
+    check_cutoff,
     frequencies,
     hartley_matrix,
     without_autocast,
@@ -82,11 +82,8 @@ class Guided(nn.Module):
                 f"cfg has {len(weights)} values and cutoff is {cutoff}; accepted: one without a "
                 "cutoff, or two with one, of the low and of the high frequencies"
             )
-        if cutoff is not None and not 0 < cutoff <= MAX_FREQUENCY:
-            raise InputError(
-                f"cutoff is {cutoff}; accepted: a fraction of Nyquist above 0 and at most "
-                f"sqrt(2) = {MAX_FREQUENCY:.4f}"
-            )
+        if cutoff is not None:
+            check_cutoff(cutoff)
         require(0 <= rescale <= 1, "rescale", rescale, "0 to 1")
         if weak is not None:
             check_fits(denoiser, weak)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from uvit_lit.errors import InputError, require, require_choice
 from uvit_lit.families import LEARNED
-from uvit_lit.filters import MAX_FREQUENCY, LowPass
+from uvit_lit.filters import LowPass, check_cutoff
 
 NAMED_SKIPS = {"all": slice(None), "inner": slice(-1, None), "outer": slice(1)}
 """Long skips that have a name: all of them, the innermost one, the outermost one."""
@@ -70,11 +70,7 @@ class SkipSettings:
                 raise InputError(f"{name} is {value}; accepted: a number of at least 0")
         if self.filter == "none" and self.s != 1:
             raise InputError(f"s is {self.s} without a filter; accepted: 1, or choose a filter")
-        if not 0 < self.cutoff <= MAX_FREQUENCY:
-            raise InputError(
-                f"cutoff is {self.cutoff}; accepted: a fraction of Nyquist above 0 and at most "
-                f"sqrt(2) = {MAX_FREQUENCY:.4f}"
-            )
+        check_cutoff(self.cutoff)
         if not 0 < self.b_channels <= 1:
             raise InputError(
                 f"b_channels is {self.b_channels}; accepted: a fraction above 0 and at most 1"

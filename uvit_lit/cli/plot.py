@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 from uvit_lit.cli.options import Parser, checked_input
-from uvit_lit.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -45,15 +44,14 @@ def main(arguments: list[str] | None = None) -> None:
     (options,) = parser.read(arguments)
     out = parser.values.out
 
-    from uvit_lit.filters import MAX_FREQUENCY
+    from uvit_lit.filters import check_cutoff
     from uvit_lit.model import load_model
     from uvit_lit.plots import figure_format, plot_families, plot_gains, save_figure
 
     with checked_input(parser.values.debug):
         figure_format(out)  # refused before the work
         if parser.values.figure == "families":
-            if not 0 < options.cutoff <= MAX_FREQUENCY:
-                raise InputError(f"cutoff is {options.cutoff}; accepted: above 0, at most sqrt(2)")
+            check_cutoff(options.cutoff)
             figure = plot_families(options.cutoff)
         else:
             figure = plot_gains(list(load_model(options.ckpt).denoiser.backbone.long_skips))

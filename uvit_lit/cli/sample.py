@@ -85,8 +85,9 @@ def main(arguments: list[str] | None = None) -> None:
         generation.check_skips(skips)
         stack.enter_context(generation.model.skips(skips))
         parameters = generation.parameters(skips)
-        stem = free_stem(output.out, named)
         generation.launch()
+        is_main = generation.devices.is_main
+        stem = generation.devices.decide(free_stem(output.out, named) if is_main else None)
         shown: list[Tensor] = []
         done = 0
         bar = stack.enter_context(generation.bar())
