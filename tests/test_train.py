@@ -29,6 +29,7 @@ from uvit_lit.errors import Note
 from uvit_lit.families import FILTERS, PROTOTYPES
 from uvit_lit.model import load_model
 from uvit_lit.settings import SkipSettings
+from uvit_lit.training import callbacks
 from uvit_lit.training.callbacks import LossByTime, MovingAverage, averaged_weights
 from uvit_lit.training.module import DiffusionModule, parameter_groups
 from uvit_lit.training.saving import AtomicCheckpointIO
@@ -797,6 +798,20 @@ def test_tensorboard_shows_what_the_filters_learn(folder, capsys):
     warnings = [line for line in lines if line.startswith("warning: the cutoff of long skip 0")]
     assert len(warnings) == 1
     assert "bound" in warnings[0]
+
+
+def test_the_spectra_are_drawn_in_evaluation_mode(folder, monkeypatch):
+    """Without dropout; the next step trains again."""
+    seen, original = [], callbacks.plot_spectra
+
+    def spy(denoiser, *arguments):
+        seen.append(denoiser.training)
+        return original(denoiser, *arguments)
+
+    monkeypatch.setattr(callbacks, "plot_spectra", spy)
+    at_step(monkeypatch, 2, lambda module: seen.append(module.denoiser.training))
+    run(folder, 2, "one", **{"skips.every_n_steps": 1})
+    assert seen == [False, True, False]
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path):

@@ -91,6 +91,17 @@ def averaged_weights(trainer: Trainer, module: LightningModule) -> Iterator[None
             average._swap_models(module)
 
 
+@contextmanager
+def evaluating(module: LightningModule) -> Iterator[None]:
+    """Put a module into evaluation mode, without dropout, for a while."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
+
+
 def _writer(trainer: Trainer) -> Any:
     """TensorBoard's writer on the first process, None elsewhere or with another logger."""
     logger = trainer.logger
@@ -271,7 +282,7 @@ class SampleGrid(StepCallback):
             return
         check_finite(trainer, pl_module)
         assert isinstance(pl_module, DiffusionModule)
-        with averaged_weights(trainer, pl_module):
+        with averaged_weights(trainer, pl_module), evaluating(pl_module):
             images = self._sample(trainer, pl_module)
         data = trainer.datamodule  # type: ignore[attr-defined]
         if data.autoencoder is not None:
@@ -282,20 +293,16 @@ class SampleGrid(StepCallback):
     def _sample(self, trainer: Trainer, pl_module: DiffusionModule) -> Tensor:
         backbone = pl_module.denoiser.backbone
         classes = backbone.num_classes
-        pl_module.eval()
-        try:
-            return sample(
-                pl_module.denoiser,
-                (backbone.in_chans, backbone.img_size, backbone.img_size),
-                [self.seed + k for k in range(self.count)],
-                [k % classes for k in range(self.count)] if classes else None,
-                solver=self.solver,
-                steps=self.steps,
-                precision=trainer.precision,
-                device=pl_module.device,
-            )
-        finally:
-            pl_module.train()
+        return sample(
+            pl_module.denoiser,
+            (backbone.in_chans, backbone.img_size, backbone.img_size),
+            [self.seed + k for k in range(self.count)],
+            [k % classes for k in range(self.count)] if classes else None,
+            solver=self.solver,
+            steps=self.steps,
+            precision=trainer.precision,
+            device=pl_module.device,
+        )
 
 
 class SkipReport(StepCallback):
@@ -342,7 +349,7 @@ class SkipReport(StepCallback):
             return
         check_finite(trainer, pl_module)
         y = batch["label"] if denoiser.backbone.num_classes else None
-        with averaged_weights(trainer, pl_module):
+        with averaged_weights(trainer, pl_module), evaluating(pl_module):
             writer.add_figure("skips/gain", plot_gains(long_skips), step)
             with trainer.precision_plugin.forward_context():
                 spectra = plot_spectra(denoiser, batch["image"], y)
