@@ -243,13 +243,18 @@ def test_the_average_follows_its_formula(warmup):
         assert float(average._average_model.module.weight) == pytest.approx(expected)
 
 
-def test_the_validation_loss_is_averaged_in_each_quarter_of_t():
-    """Over batches of any size; the last quarter has t = 1 too, the third nothing."""
-    logged = {}
+def test_the_validation_loss_is_averaged_over_images_and_in_each_quarter_of_t():
+    """Over batches of any size and those of another process, which has an image at t = 0.3.
+
+    The last quarter has t = 1 too, the third nothing.
+    """
+    logged, elsewhere = {}, torch.zeros(2, 4)
+    elsewhere[:, 1] = torch.tensor([7.0, 1.0])
     module = SimpleNamespace(
         device="cpu", log=lambda name, value, **_: logged.__setitem__(name, value)
     )
-    trainer = SimpleNamespace(strategy=SimpleNamespace(reduce=lambda sums, reduce_op: sums))
+    strategy = SimpleNamespace(reduce=lambda sums, reduce_op: sums + elsewhere)
+    trainer = SimpleNamespace(strategy=strategy)
     losses = LossByTime()
     losses.on_validation_epoch_start(trainer, module)
     for values, times in (
@@ -260,8 +265,8 @@ def test_the_validation_loss_is_averaged_in_each_quarter_of_t():
         outputs = {"losses": torch.tensor(values), "t": torch.tensor(times)}
         losses.on_validation_batch_end(trainer, module, outputs)
     losses.on_validation_epoch_end(trainer, module)
-    expected = {"t_0.00-0.25": 3.0, "t_0.25-0.50": 5.0, "t_0.75-1.00": 7.0}
-    assert logged == {f"val/loss_{name}": value for name, value in expected.items()}
+    expected = {"": 5.0, "_t_0.00-0.25": 3.0, "_t_0.25-0.50": 6.0, "_t_0.75-1.00": 7.0}
+    assert logged == {f"val/loss{name}": value for name, value in expected.items()}
 
 
 def test_samples_in_training_have_its_precision(folder, monkeypatch):
@@ -1023,6 +1028,11 @@ def test_bfloat16_training_runs(folder, filter):
         ({"data.name": "mnist"}, "'mnist'; accepted: cifar10"),
         ({"data.root": "/nonexistent"}, "/nonexistent is not a directory"),
         ({"data.batch_size": 0}, "batch_size is 0; accepted"),
+        (
+            {"trainer.devices": 2, "data.batch_size": 8},
+            "the 8 images of the validation make 1 batches of 8; accepted: at least 1 for each of "
+            "the 2 devices",
+        ),
         ({"trainer.max_steps": -1}, "set --trainer.max_steps"),
         ({"trainer.max_epochs": 3}, "max_epochs 3"),
         ({"trainer.limit_train_batches": 2}, "limit_train_batches would repeat"),

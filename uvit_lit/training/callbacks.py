@@ -145,6 +145,9 @@ class RunProgressBar(TQDMProgressBar):
 class LossByTime(StepCallback):
     """Loss in each quarter of t: in training since the last logged step, and of a validation.
 
+    A validation has its loss over all t too, ``val/loss``, as the mean over the images of all
+    processes. Lightning's own mean would cut the mean number of images per process to an integer.
+
     ``train/loss_max`` is the largest loss of a batch since the last logged step, so that a spike
     between two of them shows. All of them are means of the squared error without the weight of
     ``train/loss``.
@@ -190,6 +193,8 @@ class LossByTime(StepCallback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the means over all processes."""
         sums = trainer.strategy.reduce(self.validation, reduce_op="sum")
+        total, count = sums.sum(1)
+        pl_module.log("val/loss", total / count, prog_bar=True, sync_dist=True)
         self._log(pl_module, "val", sums)
 
     @staticmethod

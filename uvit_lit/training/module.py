@@ -240,7 +240,6 @@ class DiffusionModule(LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Loss on held-out images with the averaged weights, at the same noise every time."""
         losses, t = self._losses(batch, class_dropout=0.0)
-        self.log("val/loss", losses.mean(), prog_bar=True, sync_dist=True, batch_size=len(losses))
         return {"losses": losses, "t": t}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
