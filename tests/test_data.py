@@ -17,7 +17,6 @@ from PIL import Image
 
 from uvit_lit.data.datamodule import ImageData, TrainBatches, ValidationBatches
 from uvit_lit.data.folder import Images, load_folder, try_decode
-from uvit_lit.data.own import load_dataset
 from uvit_lit.data.shapes import CLASSES, draw_shapes
 from uvit_lit.errors import InputError, Note
 from uvit_lit.files import RESERVED, free_stem, write, write_png, write_torch
@@ -369,14 +368,6 @@ def test_what_is_wrong_with_a_data_set_is_said_at_once(name, message):
 def test_splits_of_different_classes_are_refused():
     with pytest.raises(InputError, match="have different classes"):
         own_data("train", validation="my_pictures:Unnamed")
-
-
-def test_a_module_that_is_missing_is_named_but_not_what_it_lacks_itself(pictures, tmp_path):
-    with pytest.raises(InputError, match=r"'nothing_here:train': there is no module nothing_here"):
-        load_dataset("nothing_here:train")
-    (tmp_path / "my_broken.py").write_text("import nothing_here")
-    with pytest.raises(ModuleNotFoundError):
-        load_dataset("my_broken:train")
 
 
 def decoded(path, size=16):

@@ -1,9 +1,6 @@
 """A data set of one's own: any torch ``Dataset`` of (image, label), named as module:attribute."""
 
-import importlib
-import os
 import random
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,30 +12,21 @@ from torch import Tensor
 
 from uvit_lit.data.folder import fit
 from uvit_lit.errors import InputError
+from uvit_lit.imports import import_attribute
 
 
 def load_dataset(name: str, option: str = "data.name") -> Any:
     """Import a data set.
 
     Args:
-        name: ``module:attribute``, importable from here or from the working directory: a data set,
-            or what makes one when it is called without arguments.
+        name: As ``import_attribute`` takes it: a data set, or what makes one when it is called
+            without arguments.
         option: Where the name is from, for the error.
 
     Raises:
         ValueError: If there is none by that name.
     """
-    module, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # what the module itself imports is missing
-        raise InputError(f"{option} is {name!r}: there is no module {error.name}") from None
-    except AttributeError:
-        raise InputError(f"{option} is {name!r}: {module} has no {attribute}") from None
+    found = import_attribute(option, name, "module:attribute")
     ready = hasattr(found, "__getitem__") and not isinstance(found, type)
     dataset = found() if callable(found) and not ready else found
     if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and len(dataset)):
