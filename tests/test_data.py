@@ -521,10 +521,22 @@ def test_a_full_disk_names_the_file(tmp_path):
             ),
             lambda: write_torch(tmp_path / "a.pt", torch.zeros(100_000)),
         ):
-            with pytest.raises(OSError, match=r"a\.(bin|png|pt)"):
+            with pytest.raises(
+                OSError, match=r"^\[Errno 27\] File too large: '[^']*a\.(bin|png|pt)'$"
+            ):
                 action()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_what_is_saved_keeps_its_traceback(tmp_path):
+    class Mine:
+        def __reduce__(self):
+            raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        write_torch(tmp_path / "a.pt", Mine())
     assert list(tmp_path.iterdir()) == []
 
 
