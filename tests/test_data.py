@@ -15,6 +15,7 @@ import torch
 from conftest import ROOT, make_folder
 from PIL import Image
 
+from uvit_lit.data import shapes
 from uvit_lit.data.datamodule import ImageData, TrainBatches, ValidationBatches
 from uvit_lit.data.folder import Images, load_folder, try_decode
 from uvit_lit.data.shapes import CLASSES, draw_shapes
@@ -188,6 +189,16 @@ def test_shapes_are_a_function_of_the_seed():
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
     assert labels.bincount().tolist() == [4] * len(CLASSES)
+
+
+def test_shapes_are_the_same_however_many_are_drawn_at_once(monkeypatch):
+    """All of them at 256 pixels would take 66 GB."""
+    whole, _ = draw_shapes(41, 32, seed=0)
+    drawn, render = [], shapes._render
+    monkeypatch.setattr(shapes, "_render", lambda *a: drawn.append(len(a[0])) or render(*a))
+    monkeypatch.setattr(shapes, "PIXELS_AT_ONCE", 7 * 32**2)
+    assert torch.equal(draw_shapes(41, 32, seed=0)[0], whole)
+    assert drawn == [7] * 5 + [6]
 
 
 def test_shapes_have_low_and_high_frequencies():
