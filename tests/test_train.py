@@ -171,6 +171,15 @@ def test_an_older_checkpoint_branches_off_and_keeps_the_newer(folder):
     assert load(folder.parent / "runs/one/version_1/checkpoints/last.ckpt")["global_step"] == 4
 
 
+def test_a_run_whose_directory_was_renamed_branches_off(folder):
+    path = run(folder, 2, "one")
+    old = path.parents[1].rename(path.parents[2] / "version_0_old")
+    before = snapshot(old)
+    run(folder, 3, "one", ckpt_path=old / "checkpoints" / "last.ckpt")
+    assert snapshot(old) == before
+    assert load(old.parent / "version_1" / "checkpoints" / "last.ckpt")["global_step"] == 3
+
+
 def test_two_runs_that_start_at_once_have_directories_of_their_own(tmp_path):
     loggers = [TensorBoardLogger(tmp_path, "run") for _ in range(3)]
     assert {logger.version for logger in loggers} == {0}  # as each of them sees it
@@ -1042,6 +1051,8 @@ def test_bfloat16_training_runs(folder, filter):
         ({"trainer.precision": "bf16-true"}, "precision is bf16-true; accepted: 32-true"),
         ({"ckpt_path": "gone.ckpt"}, "gone.ckpt does not exist"),
         ({"ckpt_path": "last"}, "no checkpoint below"),
+        ({"seed_everything": -1}, "seed_everything is -1; accepted: 0 to below 2^32"),
+        ({"seed_everything": 2**32}, "seed_everything is 4294967296; accepted: 0 to below 2^32"),
         ({"config": "gone.yaml"}, "gone.yaml does not exist"),
         ({"conf": "gone.yaml"}, "option --conf is unknown; accepted: --config FILE"),
         ({"trainer.devices": -5}, "trainer.devices is -5; accepted: a number of at least 1"),
