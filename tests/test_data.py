@@ -292,6 +292,9 @@ wide = one(item=(torch.zeros(3, 16, 20), 0))
 negative = one(item=(-torch.ones(3, 16, 16), 0))
 image_alone = one(item=torch.zeros(16, 16))
 no_label = one(item=(torch.zeros(3, 16, 16), 2), classes=["cat", "ship"])
+word = one(item=(torch.zeros(3, 16, 16), "cat"), classes=["cat", "ship"])
+fraction = one(item=(torch.zeros(3, 16, 16), 0.5), classes=["cat", "ship"])
+tensor = one(item=(torch.zeros(3, 16, 16), torch.tensor(1)), classes=["cat", "ship"])
 half = one(item=(torch.full((3, 16, 16), 0.5), 0))
 number = 3
 '''
@@ -338,6 +341,11 @@ def test_images_are_pil_or_float_too(name, value):
 
 
 @pytest.mark.usefixtures("pictures")
+def test_a_label_may_be_a_tensor():
+    assert own_data("tensor").train.take(torch.tensor([0, 0]), seed=0)[1].tolist() == [1, 1]
+
+
+@pytest.mark.usefixtures("pictures")
 def test_workers_make_the_same_batches_and_leave_the_random_numbers_alone():
     """Those of the data set come from the seed, the step and the rank, and so from any start."""
     images = own_data("train").train
@@ -367,7 +375,9 @@ def test_workers_make_the_same_batches_and_leave_the_random_numbers_alone():
         ("wide", r"is \(3, 16, 20\); accepted: a PIL image, or a tensor \(3, 16, 16\)"),
         ("negative", "from -1 to -1; accepted: uint8, or float from 0 to 1"),
         ("image_alone", r"is no pair; accepted: \(image, label\)"),
-        ("no_label", "has the label 2; accepted: 0 to 1"),
+        ("no_label", "has the label 2; accepted: a whole number from 0 to 1"),
+        ("word", "has the label 'cat'; accepted: a whole number from 0 to 1"),
+        ("fraction", r"has the label 0\.5; accepted: a whole number from 0 to 1"),
     ],
 )
 def test_what_is_wrong_with_a_data_set_is_said_at_once(name, message):

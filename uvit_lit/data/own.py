@@ -1,5 +1,6 @@
 """A data set of one's own: any torch ``Dataset`` of (image, label), named as module:attribute."""
 
+import operator
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -90,12 +91,18 @@ class OwnImages:
             raise InputError(f"item {number} of {self.name} is no pair; accepted: (image, label)")
         image, label = item
         count = len(self.class_names)
-        if count and not 0 <= int(label) < count:
+        if not count:
+            return self._pixels(image, number), 0
+        try:
+            index = operator.index(label)
+        except TypeError:
+            index = -1
+        if not 0 <= index < count:
             raise InputError(
-                f"item {number} of {self.name} has the label {label}; accepted: 0 to {count - 1}, "
-                "for its classes"
+                f"item {number} of {self.name} has the label {label!r}; accepted: a whole number "
+                f"from 0 to {count - 1}, for its classes"
             )
-        return self._pixels(image, number), int(label) if count else 0
+        return self._pixels(image, number), index
 
     def _pixels(self, image: Any, number: int) -> Tensor:
         """An image as (3, size, size) uint8."""
