@@ -130,7 +130,6 @@ def test_statistics_have_the_layout_of_pytorch_fid(tmp_path):
 def run(trained, tmp_path, capsys, monkeypatch):
     """Run evaluate.py on the small model; its results."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(evaluate.__file__).rsplit("/", 1)[0] + "/tests")
 
     def call(*arguments):
         evaluate.main(

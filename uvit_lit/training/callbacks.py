@@ -1,4 +1,4 @@
-"""The moving average of the weights, which is what a model samples with."""
+"""The moving average, which a model samples with, and what a run shows: bar, logs and pictures."""
 
 import sys
 import time
@@ -251,7 +251,7 @@ class SampleGrid(StepCallback):
         every_n_steps: Optimiser steps between two grids, at least 1; the last step has one too.
         count: Number of images; the classes take turns.
         seed: Seed of the first image; the next have the next ones, all below 2^32.
-        solver: One of ``uvit_lit.sampling.SOLVERS``.
+        solver: As ``uvit_lit.sampling.find_solver`` takes it, such as dpmpp or module:function.
         steps: Steps of the solver.
         columns: Images per row of the grid.
 
