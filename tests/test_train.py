@@ -408,6 +408,7 @@ def test_what_was_learned_starts_as_it_was_where_it_fits(folder):
     other = DiffusionModule(**LIKE_TRAINED, skip=family, init_from=str(path)).denoiser
     assert other.backbone.long_skips[0].settings.s == pytest.approx(0.9)
     for other in (
+        SkipSettings("butterworth", b=1.1, b_map="constant"),
         SkipSettings("butterworth", b=1.1, order=5),
         SkipSettings("butterworth"),
         SkipSettings("chebyshev", b=1.1),
@@ -583,6 +584,19 @@ def test_a_terminated_run_saves_and_goes_on_to_the_same_bits(folder, capsys, mon
     train.main(resumed(line))
     path = folder.parent / "runs" / "parts" / "version_0" / "checkpoints" / "last.ckpt"
     assert differences(whole, load(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [
+        ("train.py", "python train.py"),
+        ("/home/my user/train.py", "python '/home/my user/train.py'"),
+        ("uvit-lit train", "uvit-lit train"),
+    ],
+)
+def test_the_command_that_goes_on_names_the_program(program, command):
+    line = train.resume_command([program, "--filter=step", "--ckpt_path", "old"], Path("a.ckpt"))
+    assert line == f"{command} --filter=step --ckpt_path a.ckpt"
 
 
 def test_ctrl_c_is_one_line(folder, capsys, monkeypatch):

@@ -210,7 +210,8 @@ def resume_command(arguments: Sequence[str], path: Path) -> str:
             kept.append(argument)
         skip = argument == "--ckpt_path"
     kept = [argument for argument in kept if argument != "--ckpt_path"]
-    program = arguments[0].split() if " " in arguments[0] else ["python", arguments[0]]
+    is_script = not arguments[0].startswith("uvit-lit ")
+    program = ["python", arguments[0]] if is_script else arguments[0].split()
     return shlex.join([*program, *kept, "--ckpt_path", str(path)])
 
 
