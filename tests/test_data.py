@@ -15,9 +15,9 @@ import torch
 from conftest import ROOT, make_folder
 from PIL import Image
 
+from uvit_lit.data import shapes
 from uvit_lit.data.datamodule import ImageData, TrainBatches, ValidationBatches
 from uvit_lit.data.folder import Images, load_folder, try_decode
-from uvit_lit.data.own import load_dataset
 from uvit_lit.data.shapes import CLASSES, draw_shapes
 from uvit_lit.errors import InputError, Note
 from uvit_lit.files import RESERVED, free_stem, write, write_png, write_torch
@@ -191,6 +191,16 @@ def test_shapes_are_a_function_of_the_seed():
     assert labels.bincount().tolist() == [4] * len(CLASSES)
 
 
+def test_shapes_are_the_same_however_many_are_drawn_at_once(monkeypatch):
+    """All of them at 256 pixels would take 66 GB."""
+    whole, _ = draw_shapes(41, 32, seed=0)
+    drawn, render = [], shapes._render
+    monkeypatch.setattr(shapes, "_render", lambda *a: drawn.append(len(a[0])) or render(*a))
+    monkeypatch.setattr(shapes, "PIXELS_AT_ONCE", 7 * 32**2)
+    assert torch.equal(draw_shapes(41, 32, seed=0)[0], whole)
+    assert drawn == [7] * 5 + [6]
+
+
 def test_shapes_have_low_and_high_frequencies():
     """Both the lowest and the highest quarter of the spectrum hold more than rounding noise."""
     images, _ = draw_shapes(200, 32, seed=0)
@@ -282,6 +292,9 @@ wide = one(item=(torch.zeros(3, 16, 20), 0))
 negative = one(item=(-torch.ones(3, 16, 16), 0))
 image_alone = one(item=torch.zeros(16, 16))
 no_label = one(item=(torch.zeros(3, 16, 16), 2), classes=["cat", "ship"])
+word = one(item=(torch.zeros(3, 16, 16), "cat"), classes=["cat", "ship"])
+fraction = one(item=(torch.zeros(3, 16, 16), 0.5), classes=["cat", "ship"])
+tensor = one(item=(torch.zeros(3, 16, 16), torch.tensor(1)), classes=["cat", "ship"])
 half = one(item=(torch.full((3, 16, 16), 0.5), 0))
 number = 3
 '''
@@ -328,6 +341,11 @@ def test_images_are_pil_or_float_too(name, value):
 
 
 @pytest.mark.usefixtures("pictures")
+def test_a_label_may_be_a_tensor():
+    assert own_data("tensor").train.take(torch.tensor([0, 0]), seed=0)[1].tolist() == [1, 1]
+
+
+@pytest.mark.usefixtures("pictures")
 def test_workers_make_the_same_batches_and_leave_the_random_numbers_alone():
     """Those of the data set come from the seed, the step and the rank, and so from any start."""
     images = own_data("train").train
@@ -357,7 +375,9 @@ def test_workers_make_the_same_batches_and_leave_the_random_numbers_alone():
         ("wide", r"is \(3, 16, 20\); accepted: a PIL image, or a tensor \(3, 16, 16\)"),
         ("negative", "from -1 to -1; accepted: uint8, or float from 0 to 1"),
         ("image_alone", r"is no pair; accepted: \(image, label\)"),
-        ("no_label", "has the label 2; accepted: 0 to 1"),
+        ("no_label", "has the label 2; accepted: a whole number from 0 to 1"),
+        ("word", "has the label 'cat'; accepted: a whole number from 0 to 1"),
+        ("fraction", r"has the label 0\.5; accepted: a whole number from 0 to 1"),
     ],
 )
 def test_what_is_wrong_with_a_data_set_is_said_at_once(name, message):
@@ -369,14 +389,6 @@ def test_what_is_wrong_with_a_data_set_is_said_at_once(name, message):
 def test_splits_of_different_classes_are_refused():
     with pytest.raises(InputError, match="have different classes"):
         own_data("train", validation="my_pictures:Unnamed")
-
-
-def test_a_module_that_is_missing_is_named_but_not_what_it_lacks_itself(pictures, tmp_path):
-    with pytest.raises(InputError, match=r"'nothing_here:train': there is no module nothing_here"):
-        load_dataset("nothing_here:train")
-    (tmp_path / "my_broken.py").write_text("import nothing_here")
-    with pytest.raises(ModuleNotFoundError):
-        load_dataset("my_broken:train")
 
 
 def decoded(path, size=16):
@@ -530,10 +542,22 @@ def test_a_full_disk_names_the_file(tmp_path):
             ),
             lambda: write_torch(tmp_path / "a.pt", torch.zeros(100_000)),
         ):
-            with pytest.raises(OSError, match=r"a\.(bin|png|pt)"):
+            with pytest.raises(
+                OSError, match=r"^\[Errno 27\] File too large: '[^']*a\.(bin|png|pt)'$"
+            ):
                 action()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_what_is_saved_keeps_its_traceback(tmp_path):
+    class Mine:
+        def __reduce__(self):
+            raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        write_torch(tmp_path / "a.pt", Mine())
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from uvit_lit import generate, load_model
 from uvit_lit.cli.sample import main as sample_main
-from uvit_lit.distributed import Devices
+from uvit_lit.distributed import Devices, _all_alive
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--"]
 SKIPS = ["--s", "0.3,1", "--b", "1.2"]
@@ -135,6 +135,39 @@ def test_python_in_a_process_of_torchrun(trained, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert len(generate(load_model(trained), 1, steps=1, progress=False)) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.distributed.DistBackendError("NCCL error: remote process exited"),
+        RuntimeError(
+            "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer "
+            "[127.0.0.1]:62677. This is typically caused by a remote worker crashing."
+        ),
+        RuntimeError(
+            "[/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:129] Timed out "
+            "waiting 8000ms for send operation to complete"
+        ),
+    ],
+)
+def test_a_lost_connection_means_that_another_process_has_stopped(error):
+    with pytest.raises(OSError, match="another process has stopped"), _all_alive():
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("ProcessGroupGloo::allgather: invalid tensor size at index 0"),
+        RuntimeError("[enforce fail at gloo/transport/tcp/pair.cc:467] length <= nbytes. 8 vs 4"),
+    ],
+)
+def test_other_errors_of_the_exchange_keep_their_traceback(error):
+    with pytest.raises(type(error)) as caught, _all_alive():
+        raise error
+    assert caught.value is error
 
 
 @pytest.mark.slow

@@ -755,6 +755,16 @@ def test_push_to_hub_and_download(trained, tmp_path, capsys, monkeypatch):
     assert fetched == ["user/name"]
 
 
+def test_results_for_the_card_are_text(trained, tmp_path, capsys):
+    (tmp_path / "results.md").write_bytes("caf\u00e9".encode("latin-1"))
+    command = [str(tmp_path / "out"), "--ckpt", str(trained)]
+    status, line = error_line(
+        capsys, export_main, [*command, "--results", str(tmp_path / "results.md")]
+    )
+    assert (status, "results.md is not in UTF-8; accepted: Markdown" in line) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_name_of_a_model_of_the_hub(trained, tmp_path):
     """The cache of the Hub holds links to files that are named by their hash."""
     blob = tmp_path / "models--user--name" / "blobs" / ("0" * 64)

@@ -184,6 +184,7 @@ def test_rounding():
     ("wrong", "message"),
     [
         ({"solver": "euler"}, "euler.*dpmpp"),
+        ({"solver": "math:pi"}, "'math:pi', a float; accepted: ddpm"),
         ({"steps": 0}, "steps is 0"),
         ({"steps": 1001}, "1001"),
     ],

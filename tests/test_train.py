@@ -29,6 +29,7 @@ from uvit_lit.errors import Note
 from uvit_lit.families import FILTERS, PROTOTYPES
 from uvit_lit.model import load_model
 from uvit_lit.settings import SkipSettings
+from uvit_lit.training import callbacks
 from uvit_lit.training.callbacks import LossByTime, MovingAverage, averaged_weights
 from uvit_lit.training.module import DiffusionModule, parameter_groups
 from uvit_lit.training.saving import AtomicCheckpointIO
@@ -170,6 +171,15 @@ def test_an_older_checkpoint_branches_off_and_keeps_the_newer(folder):
     assert load(folder.parent / "runs/one/version_1/checkpoints/last.ckpt")["global_step"] == 4
 
 
+def test_a_run_whose_directory_was_renamed_branches_off(folder):
+    path = run(folder, 2, "one")
+    old = path.parents[1].rename(path.parents[2] / "version_0_old")
+    before = snapshot(old)
+    run(folder, 3, "one", ckpt_path=old / "checkpoints" / "last.ckpt")
+    assert snapshot(old) == before
+    assert load(old.parent / "version_1" / "checkpoints" / "last.ckpt")["global_step"] == 3
+
+
 def test_two_runs_that_start_at_once_have_directories_of_their_own(tmp_path):
     loggers = [TensorBoardLogger(tmp_path, "run") for _ in range(3)]
     assert {logger.version for logger in loggers} == {0}  # as each of them sees it
@@ -242,13 +252,18 @@ def test_the_average_follows_its_formula(warmup):
         assert float(average._average_model.module.weight) == pytest.approx(expected)
 
 
-def test_the_validation_loss_is_averaged_in_each_quarter_of_t():
-    """Over batches of any size; the last quarter has t = 1 too, the third nothing."""
-    logged = {}
+def test_the_validation_loss_is_averaged_over_images_and_in_each_quarter_of_t():
+    """Over batches of any size and those of another process, which has an image at t = 0.3.
+
+    The last quarter has t = 1 too, the third nothing.
+    """
+    logged, elsewhere = {}, torch.zeros(2, 4)
+    elsewhere[:, 1] = torch.tensor([7.0, 1.0])
     module = SimpleNamespace(
         device="cpu", log=lambda name, value, **_: logged.__setitem__(name, value)
     )
-    trainer = SimpleNamespace(strategy=SimpleNamespace(reduce=lambda sums, reduce_op: sums))
+    strategy = SimpleNamespace(reduce=lambda sums, reduce_op: sums + elsewhere)
+    trainer = SimpleNamespace(strategy=strategy)
     losses = LossByTime()
     losses.on_validation_epoch_start(trainer, module)
     for values, times in (
@@ -259,8 +274,8 @@ def test_the_validation_loss_is_averaged_in_each_quarter_of_t():
         outputs = {"losses": torch.tensor(values), "t": torch.tensor(times)}
         losses.on_validation_batch_end(trainer, module, outputs)
     losses.on_validation_epoch_end(trainer, module)
-    expected = {"t_0.00-0.25": 3.0, "t_0.25-0.50": 5.0, "t_0.75-1.00": 7.0}
-    assert logged == {f"val/loss_{name}": value for name, value in expected.items()}
+    expected = {"": 5.0, "_t_0.00-0.25": 3.0, "_t_0.25-0.50": 6.0, "_t_0.75-1.00": 7.0}
+    assert logged == {f"val/loss{name}": value for name, value in expected.items()}
 
 
 def test_samples_in_training_have_its_precision(folder, monkeypatch):
@@ -393,6 +408,7 @@ def test_what_was_learned_starts_as_it_was_where_it_fits(folder):
     other = DiffusionModule(**LIKE_TRAINED, skip=family, init_from=str(path)).denoiser
     assert other.backbone.long_skips[0].settings.s == pytest.approx(0.9)
     for other in (
+        SkipSettings("butterworth", b=1.1, b_map="constant"),
         SkipSettings("butterworth", b=1.1, order=5),
         SkipSettings("butterworth"),
         SkipSettings("chebyshev", b=1.1),
@@ -568,6 +584,19 @@ def test_a_terminated_run_saves_and_goes_on_to_the_same_bits(folder, capsys, mon
     train.main(resumed(line))
     path = folder.parent / "runs" / "parts" / "version_0" / "checkpoints" / "last.ckpt"
     assert differences(whole, load(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [
+        ("train.py", "python train.py"),
+        ("/home/my user/train.py", "python '/home/my user/train.py'"),
+        ("uvit-lit train", "uvit-lit train"),
+    ],
+)
+def test_the_command_that_goes_on_names_the_program(program, command):
+    line = train.resume_command([program, "--filter=step", "--ckpt_path", "old"], Path("a.ckpt"))
+    assert line == f"{command} --filter=step --ckpt_path a.ckpt"
 
 
 def test_ctrl_c_is_one_line(folder, capsys, monkeypatch):
@@ -799,6 +828,20 @@ def test_tensorboard_shows_what_the_filters_learn(folder, capsys):
     assert "bound" in warnings[0]
 
 
+def test_the_spectra_are_drawn_in_evaluation_mode(folder, monkeypatch):
+    """Without dropout; the next step trains again."""
+    seen, original = [], callbacks.plot_spectra
+
+    def spy(denoiser, *arguments):
+        seen.append(denoiser.training)
+        return original(denoiser, *arguments)
+
+    monkeypatch.setattr(callbacks, "plot_spectra", spy)
+    at_step(monkeypatch, 2, lambda module: seen.append(module.denoiser.training))
+    run(folder, 2, "one", **{"skips.every_n_steps": 1})
+    assert seen == [False, True, False]
+
+
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path):
     io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
     io.save_checkpoint({"step": 1}, path)
@@ -1008,6 +1051,11 @@ def test_bfloat16_training_runs(folder, filter):
         ({"data.name": "mnist"}, "'mnist'; accepted: cifar10"),
         ({"data.root": "/nonexistent"}, "/nonexistent is not a directory"),
         ({"data.batch_size": 0}, "batch_size is 0; accepted"),
+        (
+            {"trainer.devices": 2, "data.batch_size": 8},
+            "the 8 images of the validation make 1 batches of 8; accepted: at least 1 for each of "
+            "the 2 devices",
+        ),
         ({"trainer.max_steps": -1}, "set --trainer.max_steps"),
         ({"trainer.max_epochs": 3}, "max_epochs 3"),
         ({"trainer.limit_train_batches": 2}, "limit_train_batches would repeat"),
@@ -1017,6 +1065,8 @@ def test_bfloat16_training_runs(folder, filter):
         ({"trainer.precision": "bf16-true"}, "precision is bf16-true; accepted: 32-true"),
         ({"ckpt_path": "gone.ckpt"}, "gone.ckpt does not exist"),
         ({"ckpt_path": "last"}, "no checkpoint below"),
+        ({"seed_everything": -1}, "seed_everything is -1; accepted: 0 to below 2^32"),
+        ({"seed_everything": 2**32}, "seed_everything is 4294967296; accepted: 0 to below 2^32"),
         ({"config": "gone.yaml"}, "gone.yaml does not exist"),
         ({"conf": "gone.yaml"}, "option --conf is unknown; accepted: --config FILE"),
         ({"trainer.devices": -5}, "trainer.devices is -5; accepted: a number of at least 1"),

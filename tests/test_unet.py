@@ -125,8 +125,12 @@ def test_muon_takes_the_kernels_of_the_blocks():
 
 @pytest.mark.parametrize(
     "options",
-    [{"filter": "butterworth"}, {"filter": "step", "b": 1.2, "model.optimizer": "adamw"}],
-    ids=["learned", "step"],
+    [
+        {"filter": "butterworth"},
+        {"filter": "step", "b": 1.2, "model.optimizer": "adamw"},
+        {"model.dropout": 0.5, "trainer.accumulate_grad_batches": 2},
+    ],
+    ids=["learned", "step", "dropout"],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, options):
     folder = make_folder(tmp_path / "images")

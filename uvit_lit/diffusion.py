@@ -287,9 +287,9 @@ class Denoiser(nn.Module):
                 sampling begins). None means always.
             t_fade: Width in t, in [0, 1], over which they go from off to on on either side of that
                 range, as half a cosine; 0 switches.
-            **settings: skips, s, b, filter, cutoff, order, ripple, attenuation, b_channels, as
-                ``uvit_lit.skips.override_skips`` takes them. None means as trained. Without
-                ``skips`` they act on all; ``Model.skips`` knows the default of a model.
+            **settings: skips, s, b, filter, cutoff, order, ripple, attenuation, b_channels, b_map,
+                keep_mean, as ``uvit_lit.skips.override_skips`` takes them. None means as trained.
+                Without ``skips`` they act on all; ``Model.skips`` knows the default of a model.
 
         Raises:
             ValueError: If a value is outside its range or a list has the wrong length.

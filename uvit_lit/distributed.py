@@ -4,6 +4,7 @@ import atexit
 import ctypes
 import os
 import platform
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -72,7 +73,11 @@ def _all_alive() -> Iterator[None]:
     """Raise an ``OSError`` where another process has gone, which has said why."""
     try:
         yield
-    except RuntimeError:
+    except RuntimeError as error:
+        # NCCL's errors have a class; gloo's have the place in its source: "[.../tcp/pair.cc:561]".
+        has_class = isinstance(error, torch.distributed.DistError)
+        if not (has_class or re.search(r"\[\S*gloo/transport/", str(error))):
+            raise
         raise OSError("another process has stopped") from None
 
 

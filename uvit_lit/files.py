@@ -160,8 +160,10 @@ def write_torch(path: Path, content: Any) -> None:
     with replacing(path) as file, _signals_wait():  # it would make a RuntimeError of theirs
         try:
             torch.save(content, file)
-        except RuntimeError:  # what torch makes of a write that failed
-            raise OSError(f"cannot write {path}: the disk is full, or files may not grow") from None
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # torch failed to end what it cannot write
+                raise error.__context__ from None
+            raise
 
 
 def png(pixels: "np.ndarray", parameters: dict[str, Any] | None = None) -> bytes:

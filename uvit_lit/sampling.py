@@ -11,8 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from uvit_lit.diffusion import STEPS, Denoiser, Schedule
-from uvit_lit.errors import InputError, require
+from uvit_lit.errors import require
 from uvit_lit.guidance import Guided
+from uvit_lit.imports import import_attribute
 from uvit_lit.options import check_seeds
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -73,14 +74,9 @@ def find_solver(name: str | Solver) -> Solver:
         return name
     if name in SOLVERS:
         return partial(diffusers_solver, name)
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError):
-        found = None
-    if ":" not in name or not callable(found):
-        accepted = f"{', '.join(SOLVERS)}, or module:function of your own"
-        raise InputError(f"solver is {name!r}; accepted: {accepted}")
+    accepted = f"{', '.join(SOLVERS)}, or module:function of your own"
+    found = import_attribute("solver", name, accepted)
+    require(callable(found), "solver", f"{name!r}, a {type(found).__name__}", accepted)
     return found
 
 

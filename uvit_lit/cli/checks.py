@@ -1,6 +1,7 @@
 """What a training is refused for, before anything is written."""
 
 import inspect
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -246,4 +247,13 @@ def check_run(cli: "TrainCLI") -> int | None:
             f"set --model.num_classes {len(data.class_names)}"
             + (", or give the data set an attribute classes" if ":" in data.name else "")
         )
+    if data.validation is not None and trainer.limit_val_batches != 0:
+        count = len(data.validation)
+        batches = math.ceil(count / data.batch_size)
+        if batches < trainer.world_size:
+            raise InputError(
+                f"the {count} images of the validation make {batches} batches of "
+                f"{data.batch_size}; accepted: at least 1 for each of the {trainer.world_size} "
+                "devices, with a smaller data.batch_size, or limit_val_batches 0"
+            )
     return None

@@ -94,8 +94,16 @@ def main(arguments: list[str] | None = None) -> None:
             raise InputError("dtype is int8; accepted here: float32, float16")
         if out.exists():
             raise InputError(f"{out} exists already")
-        if args.results is not None and not args.results.is_file():
-            raise InputError(f"results {args.results} is not a file")
+        results = ""
+        if args.results is not None:
+            if not args.results.is_file():
+                raise InputError(f"results {args.results} is not a file")
+            try:
+                results = args.results.read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                raise InputError(
+                    f"results {args.results} is not in UTF-8; accepted: Markdown"
+                ) from None
         model = load_model(args.ckpt, num_heads=args.num_heads, schedule=args.schedule)
         model.licence = args.licence or model.licence
         model.data = {**model.data, **({"name": args.data} if args.data else {})}
@@ -109,7 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(out)
             return
         model.denoiser.to(getattr(torch, args.dtype))
-        card = {"results": args.results.read_text() if args.results else ""}
+        card = {"results": results}
         if target.startswith(HUB):
             with hub_errors(target):
                 print(model.push_to_hub(target.removeprefix(HUB), model_card_kwargs=card))

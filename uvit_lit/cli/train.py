@@ -30,10 +30,11 @@ from uvit_lit.cli.config import STRICT, choose_config
 from uvit_lit.cli.options import checked_input, fail
 from uvit_lit.data.datamodule import ImageData
 from uvit_lit.distributed import keep_memory
-from uvit_lit.errors import InputError
+from uvit_lit.errors import InputError, require
 from uvit_lit.families import FILTERS
 from uvit_lit.files import tidy
 from uvit_lit.model import find_checkpoint
+from uvit_lit.options import SEEDS
 from uvit_lit.settings import UNCHANGED, SkipSettings
 from uvit_lit.training.callbacks import (
     ImagesPerSecond,
@@ -120,6 +121,12 @@ class TrainCLI(LightningCLI):
         parser.add_lightning_class_args(SkipReport, "skips")
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Read the command line; Lightning has a traceback for a seed that NumPy does not take."""
+        super().parse_arguments(parser, args)
+        seed = self.config.seed_everything
+        require(0 <= seed < SEEDS, "seed_everything", seed, "0 to below 2^32")
+
     @property
     def saver(self) -> Checkpoints:
         """The callback that saves."""
@@ -150,14 +157,14 @@ class TrainCLI(LightningCLI):
             check_newest(path, runs)
         self.config.ckpt_path = str(path)
         version = path.parent.parent
-        in_a_run = path.parent.name == "checkpoints" and version.name.startswith("version_")
+        number = re.fullmatch(r"version_(\d+)", version.name)
         siblings = path.parent.glob("*.ckpt")
         newest = path == max(siblings, key=lambda p: p.stat().st_mtime, default=None)
         # From an older checkpoint a new version branches off; the newer ones stay.
-        if in_a_run and newest and hasattr(logger, "init_args"):
+        if number and path.parent.name == "checkpoints" and newest and hasattr(logger, "init_args"):
             logger.init_args["save_dir"] = str(version.parent.parent)
             logger.init_args["name"] = version.parent.name
-            logger.init_args["version"] = int(version.name.removeprefix("version_"))
+            logger.init_args["version"] = int(number[1])
             self.is_new = False
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -203,7 +210,8 @@ def resume_command(arguments: Sequence[str], path: Path) -> str:
             kept.append(argument)
         skip = argument == "--ckpt_path"
     kept = [argument for argument in kept if argument != "--ckpt_path"]
-    program = arguments[0].split() if " " in arguments[0] else ["python", arguments[0]]
+    is_script = not arguments[0].startswith("uvit-lit ")
+    program = ["python", arguments[0]] if is_script else arguments[0].split()
     return shlex.join([*program, *kept, "--ckpt_path", str(path)])
 
 

@@ -1,9 +1,7 @@
 """A data set of one's own: any torch ``Dataset`` of (image, label), named as module:attribute."""
 
-import importlib
-import os
+import operator
 import random
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,30 +13,21 @@ from torch import Tensor
 
 from uvit_lit.data.folder import fit
 from uvit_lit.errors import InputError
+from uvit_lit.imports import import_attribute
 
 
 def load_dataset(name: str, option: str = "data.name") -> Any:
     """Import a data set.
 
     Args:
-        name: ``module:attribute``, importable from here or from the working directory: a data set,
-            or what makes one when it is called without arguments.
+        name: As ``import_attribute`` takes it: a data set, or what makes one when it is called
+            without arguments.
         option: Where the name is from, for the error.
 
     Raises:
         ValueError: If there is none by that name.
     """
-    module, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # what the module itself imports is missing
-        raise InputError(f"{option} is {name!r}: there is no module {error.name}") from None
-    except AttributeError:
-        raise InputError(f"{option} is {name!r}: {module} has no {attribute}") from None
+    found = import_attribute(option, name, "module:attribute")
     ready = hasattr(found, "__getitem__") and not isinstance(found, type)
     dataset = found() if callable(found) and not ready else found
     if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and len(dataset)):
@@ -102,12 +91,18 @@ class OwnImages:
             raise InputError(f"item {number} of {self.name} is no pair; accepted: (image, label)")
         image, label = item
         count = len(self.class_names)
-        if count and not 0 <= int(label) < count:
+        if not count:
+            return self._pixels(image, number), 0
+        try:
+            index = operator.index(label)
+        except TypeError:
+            index = -1
+        if not 0 <= index < count:
             raise InputError(
-                f"item {number} of {self.name} has the label {label}; accepted: 0 to {count - 1}, "
-                "for its classes"
+                f"item {number} of {self.name} has the label {label!r}; accepted: a whole number "
+                f"from 0 to {count - 1}, for its classes"
             )
-        return self._pixels(image, number), int(label) if count else 0
+        return self._pixels(image, number), index
 
     def _pixels(self, image: Any, number: int) -> Tensor:
         """An image as (3, size, size) uint8."""

