@@ -9,6 +9,9 @@ from uvit_lit.data.own import load_dataset
 from uvit_lit.distributed import Devices
 from uvit_lit.errors import InputError
 from uvit_lit.evaluation.features import load_features
+from uvit_lit.evaluation.reference import content_key
+from uvit_lit.imports import source_hash
+from uvit_lit.options import ReferenceOptions
 from uvit_lit.sampling import find_solver
 
 READERS = {
@@ -63,3 +66,20 @@ def test_a_module_of_the_working_directory_is_found(option, tmp_path):
         "def both(images):\n    return images.float().mean((2, 3))\npairs = [(0, 0)]\n"
     )
     assert READERS[option]("mine_here:pairs" if option == "data.name" else "mine_here:both")
+
+
+def test_what_an_earlier_state_of_the_code_computed_is_not_kept_for_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine_hashed.py").write_text(
+        "def f(images):\n    return images.float().mean((2, 3))"
+    )
+    extract = load_features("mine_hashed:f", Devices(torch.device("cpu")))
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    before = content_key(ReferenceOptions(), extract, images)
+    assert content_key(ReferenceOptions(), extract, images) == before
+    (tmp_path / "mine_hashed.py").write_text(
+        "def f(images):\n    return images.float().amax((2, 3))"
+    )
+    assert content_key(ReferenceOptions(), extract, images) != before
+    assert source_hash("dpmpp") is None
+    del sys.modules["mine_hashed"]

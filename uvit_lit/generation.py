@@ -19,6 +19,7 @@ from uvit_lit.distributed import Devices, choose_device, count_devices
 from uvit_lit.errors import InputError
 from uvit_lit.files import file_hash, png
 from uvit_lit.guidance import Guided
+from uvit_lit.imports import source_hash
 from uvit_lit.latents import Autoencoder, check_latents, load_autoencoder
 from uvit_lit.model import Model, load_model
 from uvit_lit.options import (
@@ -261,6 +262,7 @@ class Generation:
             "guide_sha256": None if self.guide is None else file_hash(self.guide.path),
             "autoencoder_sha256": None if autoencoder is None else autoencoder.fingerprint,
             "sampling": options,
+            "solver_sha256": source_hash(options["solver"]),
             "labels": self.labels,
         }
 

@@ -3,9 +3,11 @@
 import importlib
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from uvit_lit.errors import InputError
+from uvit_lit.files import file_hash
 
 
 def import_attribute(option: str, name: str, accepted: str) -> Any:
@@ -37,3 +39,13 @@ def import_attribute(option: str, name: str, accepted: str) -> Any:
     if not hasattr(imported, attribute):
         raise InputError(f"{option} is {name!r}: {module} has no {attribute}; accepted: {accepted}")
     return getattr(imported, attribute)
+
+
+def source_hash(name: str) -> str | None:
+    """SHA-256 of the file of the module of a ``module:attribute``; None of another name.
+
+    What was computed with an earlier state of that file is then not taken for the result of it.
+    """
+    module, _, attribute = name.partition(":")
+    file = getattr(sys.modules.get(module), "__file__", None) if attribute else None
+    return None if file is None else file_hash(Path(file))

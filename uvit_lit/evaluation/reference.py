@@ -16,6 +16,7 @@ from uvit_lit.evaluation.features import Features
 from uvit_lit.evaluation.probe import Probe
 from uvit_lit.files import file_hash, write_torch
 from uvit_lit.generation import Generation
+from uvit_lit.imports import source_hash
 from uvit_lit.options import ReferenceOptions
 from uvit_lit.reading import difference, load
 
@@ -106,7 +107,8 @@ def data_spectrum(pixels: Tensor) -> dict[str, Tensor]:
 def content_key(options: ReferenceOptions, extract: Features, *tensors: Tensor) -> str:
     """Hash of some images, or labels, and of the network that sees them."""
     weights = options.inception_weights and file_hash(options.inception_weights)
-    content = hashlib.sha256(f"{extract.name} {extract.num_features} {weights}".encode())
+    network = f"{extract.name} {extract.num_features} {weights}"
+    content = hashlib.sha256(f"{network}{source_hash(extract.name) or ''}".encode())
     for tensor in tensors:
         content.update(str(tensor.shape).encode())
         content.update(tensor.numpy().tobytes())
