@@ -21,10 +21,11 @@ from uvit_lit.cli.play.page import Page
 from uvit_lit.cli.play.settings import python_code, read_parameters
 from uvit_lit.errors import InputError
 from uvit_lit.files import read_png, write_png
+from uvit_lit.filters import MAX_FREQUENCY
 from uvit_lit.generation import Generation, generate
 from uvit_lit.model import load_model
 from uvit_lit.options import ModelOptions, SamplingOptions, SkipOptions
-from uvit_lit.playground import PREVIEW_STEPS, Playground, Stopped
+from uvit_lit.playground import KNOBS, PREVIEW_STEPS, Playground, Stopped
 from uvit_lit.progress import progress
 from uvit_lit.settings import SkipSettings
 
@@ -105,6 +106,31 @@ def test_controls_as_trained_set_nothing(trained):
     assert playground.read(values)[0] == SkipOptions()
     read, _ = playground.read({**values, "per_skip": True, "s1": 0.5})
     assert read == SkipOptions(s=[learned[0].s, 0.5])
+
+
+def test_controls_hold_every_model(trained):
+    playground = make_playground(trained)
+    assert playground.ranges == KNOBS
+    (outer, inner) = playground.model.denoiser.backbone.long_skips
+    outer.trained = replace(outer.trained, filter="butterworth", s=0.4, b=2.503, cutoff=0.0031)
+    inner.trained = replace(inner.trained, filter="butterworth", s=2.7, cutoff=1.413)
+    playground = Playground(playground.base)
+    values = playground.fill(SkipOptions(), playground.base.options)
+    assert playground.read(values)[0] == SkipOptions()
+    assert playground.ranges["s"] == (0, 2.7, 0.01)
+    assert playground.ranges["b"] == (0, 2.51, 0.01)
+    assert playground.ranges["cutoff"] == (0.003, 1.415, 0.005)
+    with pytest.raises(InputError, match=r"b is 2\.6; accepted on this page: 0 to 2\.51"):
+        playground.fill(SkipOptions(b=2.6), playground.base.options)
+
+
+def test_the_slider_of_the_cutoff_ends_at_its_bound(playground):
+    largest = SkipOptions(s=0.5, cutoff=MAX_FREQUENCY)
+    values = playground.fill(largest, playground.base.options)
+    assert playground.read(values)[0] == largest
+    read, _ = playground.read({**values, "cutoff": playground.ranges["cutoff"][1]})
+    assert read == largest
+    playground.gains(read)
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def skip_controls(page: Page) -> gr.Dropdown:
     labels = {"s": "s, skip scale", "b": "b, backbone scale", "cutoff": "cutoff"}
 
     def slider(name: str, knob: str, label: str) -> Any:
-        low, high, step = KNOBS[knob]
+        low, high, step = page.playground.ranges[knob]
         return gr.Slider(low, high, start[name], step=step, label=label, elem_id=name)
 
     model = page.playground.model
