@@ -290,6 +290,47 @@ def test_a_picture_says_what_the_page_does_not_restore(playground, tmp_path):
     assert "another model" in said
 
 
+def test_a_preset_fills_the_controls_or_says_why_not(trained):
+    playground = make_playground(trained)
+    page = Page(playground, ModelOptions(), SkipOptions())
+    page.controls = page.start  # the layout makes one for each
+    values, said = page.choose("mild", *page.start.values())
+    assert playground.read(values)[0] == SkipOptions(s=0.8, b=1.1)
+    assert "error" not in said
+    for name, now, recommended, sentence in (
+        ("mild", {"n": 0}, {}, "n is 0; accepted: 1 to"),
+        ("mild", {"n": None}, {}, "n is 0; accepted: 1 to"),
+        ("best", {"steps": 25}, {"steps": 200}, "steps is 200; accepted on this page: 1 to 100"),
+        ("best", {}, {}, "recommends nothing"),
+    ):
+        playground.model.recommended = recommended
+        values, said = page.choose(name, *{**page.start, **now}.values())
+        assert values is None
+        assert "error" in said
+        assert sentence in said
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_refused_preset_leaves_its_sentence_and_the_controls(page, capsys):
+    number = page.locator("label", has_text="Images").locator("input[type=number]")
+
+    def choose(name):
+        page.get_by_label("Preset").click()
+        page.get_by_role("option", name=name).click()
+
+    number.fill("")
+    page.wait_for_selector("#status .error:has-text('n is 0')", timeout=20_000)
+    choose("mild")
+    page.wait_for_timeout(2_000)
+    assert "n is 0" in page.inner_text("#status")
+    assert page.input_value("#s input[type=number]") == "1"
+    assert "Traceback" not in capsys.readouterr().err
+    number.fill("2")
+    choose("strong")
+    wait_for(page, "as set: s 0.2; b 1.4")
+
+
 def test_generated_images_show_themselves_and_compute_as_tensors(trained):
     model = load_model(trained)
     images = generate(model, 2, steps=1)
