@@ -18,6 +18,7 @@ from PIL import Image
 from uvit_lit.cli import play, sample
 from uvit_lit.cli.options import command_line
 from uvit_lit.cli.play.page import Page
+from uvit_lit.cli.play.pictures import words
 from uvit_lit.cli.play.settings import python_code, read_parameters
 from uvit_lit.errors import InputError
 from uvit_lit.files import read_png, write_png
@@ -288,6 +289,19 @@ def test_a_picture_says_what_the_page_does_not_restore(playground, tmp_path):
     assert values["s"] == 0.5
     assert "cfg_rescale" in said
     assert "another model" in said
+
+
+@pytest.mark.parametrize(
+    ("skips", "caption"),
+    [
+        (SkipOptions(), "as trained"),
+        (SkipOptions(s=0.0), "s 0"),
+        (SkipOptions(s=[0.0, 0.5], b=1.3), "s 0, 0.5; b 1.3"),
+        (SkipOptions(keep_mean=False, b_map="constant"), "b_map constant; keep_mean False"),
+    ],
+)
+def test_a_caption_names_all_that_is_set(skips, caption):
+    assert words(skips) == caption
 
 
 def test_a_preset_fills_the_controls_or_says_why_not(trained):
