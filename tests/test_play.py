@@ -30,8 +30,6 @@ from uvit_lit.playground import KNOBS, PREVIEW_STEPS, Playground, Stopped
 from uvit_lit.progress import progress
 from uvit_lit.settings import SkipSettings
 
-"""A browser of the system; None takes that of Playwright."""
-
 SETTINGS = [
     SkipOptions(),
     SkipOptions(s=0.5, b=1.3),
