@@ -13,31 +13,37 @@ from uvit_lit import load_model
 from uvit_lit.cli.export import main
 from uvit_lit.diffusion import Denoiser
 from uvit_lit.model import Model
-from uvit_lit.onnx import DTYPES, describe_model, export_onnx
+from uvit_lit.onnx import DTYPES, NUMBERS, AdjustableDenoiser, describe_model, export_onnx
 from uvit_lit.settings import SkipSettings
-from uvit_lit.uvit import UViT
+from uvit_lit.weights import BACKBONES
 
 pytest.importorskip("onnxscript", reason="the extra export is not installed")
 onnx = pytest.importorskip("onnx", reason="the extra export is not installed")
 runtime = pytest.importorskip("onnxruntime", reason="the extra export is not installed")
 
 
-def make_model(schedule="cosine", prediction="x0", **arguments) -> Model:
+SIZES = {
+    "uvit": {"img_size": 12, "patch_size": 2, "embed_dim": 32, "depth": 4, "num_heads": 2},
+    "unet": {"img_size": 12, "channels": (8, 16), "attention": (6,), "head_dim": 8}
+    | {"norm_groups": 4},
+}
+
+
+def make_model(schedule="cosine", prediction="x0", backbone="uvit", **arguments) -> Model:
     """A small model of random weights whose long skips matter."""
     torch.manual_seed(0)
-    sizes = {"img_size": 12, "patch_size": 2, "embed_dim": 32, "depth": 4, "num_heads": 2}
     settings = {f.name for f in dataclasses.fields(SkipSettings)}
     chosen = {k: v for k, v in arguments.items() if k in settings}
     skip = SkipSettings(**({"s": 0.9, **chosen} if "filter" in chosen else chosen))
-    sizes |= {"num_classes": 3, **{k: v for k, v in arguments.items() if k not in settings}}
-    arguments = {**sizes, "skip": skip}
-    backbone = UViT(**arguments)
+    given = {"num_classes": 3, **{k: v for k, v in arguments.items() if k not in settings}}
+    arguments = {**SIZES[backbone], **given, "skip": skip}
+    network = BACKBONES[backbone](**arguments)
     with torch.no_grad():
-        for weight in backbone.parameters():
-            if weight.ndim > 1:
+        for weight in network.parameters():
+            if weight.ndim > 1 and backbone == "uvit":
                 weight.normal_(std=0.2)
     names = ["a", "b", "c"][: arguments["num_classes"]]
-    denoiser = Denoiser(backbone, schedule, prediction).eval()
+    denoiser = Denoiser(network, schedule, prediction).eval()
     return Model(
         denoiser=denoiser,
         path=Path("small.ckpt"),
@@ -46,6 +52,7 @@ def make_model(schedule="cosine", prediction="x0", **arguments) -> Model:
         prediction=prediction,
         class_names=names,
         can_guide=bool(names),
+        backbone=backbone,
         step=7,
         data={"name": "x"},
     )
@@ -100,6 +107,7 @@ CASES = {
     "chebyshev": {"filter": "chebyshev", "order": 5, "ripple": 2.0, "b": 1.1},
     "chebyshev2": {"filter": "chebyshev2", "prediction": "v", "num_classes": 0},
     "freeu_box": {"filter": "freeu_box", "s": 0.7, "schedule": "linear"},
+    "U-Net": {"backbone": "unet", "filter": "butterworth", "s": 0.8, "b": 1.1},
 }
 
 
@@ -119,14 +127,35 @@ def check(session, model):
     trained = of_torch(model, inputs)
     tolerance = 1e-4 * max(1, trained.abs().max())  # (x_t - sigma eps) / alpha may be large
     assert torch.allclose(session(*inputs), trained, rtol=0, atol=tolerance)
-    for numbers in (
+    times = len(session.card["long_skips"]) // 2
+    for pairs in (
         {"s": [0.5, 1.0], "b": [1.0, 1.3]},
         {"s": [0.0, 1.5], "cutoff": [0.6, 1.1]},
         {"s": [0.3, 0.3], "b": [1.4, 0.0], "cutoff": [0.1, 2**0.5]},
     ):
+        numbers = {name: times * pair for name, pair in pairs.items()}
         expected = of_torch(model, inputs, **numbers)
         assert (expected - trained).abs().max() > 100 * tolerance  # the setting changes something
         assert torch.allclose(session(*inputs, **numbers), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_each_number_of_each_long_skip_reaches_the_network(backbone):
+    model = make_model(backbone=backbone, filter="butterworth", s=0.8, cutoff=0.4)
+    inputs, network = draw(model), AdjustableDenoiser(model)
+    trained = {
+        name: torch.tensor([s[name] for s in describe_model(model)["long_skips"]])
+        for name in NUMBERS
+    }
+    assert torch.allclose(network(*inputs, **trained), of_torch(model, inputs), atol=1e-5)
+    for name in NUMBERS:
+        for number in range(len(trained[name])):
+            values = trained[name].clone()
+            values[number] += 0.3
+            changed = network(*inputs, **{**trained, name: values})
+            expected = of_torch(model, inputs, **{name: values.tolist()})
+            assert (expected - of_torch(model, inputs)).abs().max() > 1e-3
+            assert torch.allclose(changed, expected, atol=1e-5)
 
 
 def test_one_file_serves_every_setting(learned):

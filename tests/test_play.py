@@ -18,17 +18,17 @@ from PIL import Image
 from uvit_lit.cli import play, sample
 from uvit_lit.cli.options import command_line
 from uvit_lit.cli.play.page import Page
+from uvit_lit.cli.play.pictures import words
 from uvit_lit.cli.play.settings import python_code, read_parameters
 from uvit_lit.errors import InputError
 from uvit_lit.files import read_png, write_png
+from uvit_lit.filters import MAX_FREQUENCY
 from uvit_lit.generation import Generation, generate
 from uvit_lit.model import load_model
 from uvit_lit.options import ModelOptions, SamplingOptions, SkipOptions
-from uvit_lit.playground import PREVIEW_STEPS, Playground, Stopped
+from uvit_lit.playground import KNOBS, PREVIEW_STEPS, Playground, Stopped
 from uvit_lit.progress import progress
 from uvit_lit.settings import SkipSettings
-
-"""A browser of the system; None takes that of Playwright."""
 
 SETTINGS = [
     SkipOptions(),
@@ -105,6 +105,31 @@ def test_controls_as_trained_set_nothing(trained):
     assert playground.read(values)[0] == SkipOptions()
     read, _ = playground.read({**values, "per_skip": True, "s1": 0.5})
     assert read == SkipOptions(s=[learned[0].s, 0.5])
+
+
+def test_controls_hold_every_model(trained):
+    playground = make_playground(trained)
+    assert playground.ranges == KNOBS
+    (outer, inner) = playground.model.denoiser.backbone.long_skips
+    outer.trained = replace(outer.trained, filter="butterworth", s=0.4, b=2.503, cutoff=0.0031)
+    inner.trained = replace(inner.trained, filter="butterworth", s=2.7, cutoff=1.413)
+    playground = Playground(playground.base)
+    values = playground.fill(SkipOptions(), playground.base.options)
+    assert playground.read(values)[0] == SkipOptions()
+    assert playground.ranges["s"] == (0, 2.7, 0.01)
+    assert playground.ranges["b"] == (0, 2.51, 0.01)
+    assert playground.ranges["cutoff"] == (0.003, 1.415, 0.005)
+    with pytest.raises(InputError, match=r"b is 2\.6; accepted on this page: 0 to 2\.51"):
+        playground.fill(SkipOptions(b=2.6), playground.base.options)
+
+
+def test_the_slider_of_the_cutoff_ends_at_its_bound(playground):
+    largest = SkipOptions(s=0.5, cutoff=MAX_FREQUENCY)
+    values = playground.fill(largest, playground.base.options)
+    assert playground.read(values)[0] == largest
+    read, _ = playground.read({**values, "cutoff": playground.ranges["cutoff"][1]})
+    assert read == largest
+    playground.gains(read)
 
 
 @pytest.mark.parametrize(
@@ -262,6 +287,60 @@ def test_a_picture_says_what_the_page_does_not_restore(playground, tmp_path):
     assert values["s"] == 0.5
     assert "cfg_rescale" in said
     assert "another model" in said
+
+
+@pytest.mark.parametrize(
+    ("skips", "caption"),
+    [
+        (SkipOptions(), "as trained"),
+        (SkipOptions(s=0.0), "s 0"),
+        (SkipOptions(s=[0.0, 0.5], b=1.3), "s 0, 0.5; b 1.3"),
+        (SkipOptions(keep_mean=False, b_map="constant"), "b_map constant; keep_mean False"),
+    ],
+)
+def test_a_caption_names_all_that_is_set(skips, caption):
+    assert words(skips) == caption
+
+
+def test_a_preset_fills_the_controls_or_says_why_not(trained):
+    playground = make_playground(trained)
+    page = Page(playground, ModelOptions(), SkipOptions())
+    page.controls = page.start  # the layout makes one for each
+    values, said = page.choose("mild", *page.start.values())
+    assert playground.read(values)[0] == SkipOptions(s=0.8, b=1.1)
+    assert "error" not in said
+    for name, now, recommended, sentence in (
+        ("mild", {"n": 0}, {}, "n is 0; accepted: 1 to"),
+        ("mild", {"n": None}, {}, "n is 0; accepted: 1 to"),
+        ("best", {"steps": 25}, {"steps": 200}, "steps is 200; accepted on this page: 1 to 100"),
+        ("best", {}, {}, "recommends nothing"),
+    ):
+        playground.model.recommended = recommended
+        values, said = page.choose(name, *{**page.start, **now}.values())
+        assert values is None
+        assert "error" in said
+        assert sentence in said
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_refused_preset_leaves_its_sentence_and_the_controls(page, capsys):
+    number = page.locator("label", has_text="Images").locator("input[type=number]")
+
+    def choose(name):
+        page.get_by_label("Preset").click()
+        page.get_by_role("option", name=name).click()
+
+    number.fill("")
+    page.wait_for_selector("#status .error:has-text('n is 0')", timeout=20_000)
+    choose("mild")
+    page.wait_for_timeout(2_000)
+    assert "n is 0" in page.inner_text("#status")
+    assert page.input_value("#s input[type=number]") == "1"
+    assert "Traceback" not in capsys.readouterr().err
+    number.fill("2")
+    choose("strong")
+    wait_for(page, "as set: s 0.2; b 1.4")
 
 
 def test_generated_images_show_themselves_and_compute_as_tensors(trained):

@@ -3,7 +3,9 @@
 import copy
 import json
 import math
+import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,13 +23,14 @@ from uvit_lit.cli.edit import main as edit_main
 from uvit_lit.cli.export import main as export_main
 from uvit_lit.cli.sample import main as sample_main
 from uvit_lit.diffusion import Denoiser
+from uvit_lit.errors import InputError
 from uvit_lit.model import load_model
 from uvit_lit.plots import plot_spectra
 from uvit_lit.settings import SkipSettings, Window
 from uvit_lit.skips import override_skips
 from uvit_lit.training.module import DiffusionModule, parameter_groups
 from uvit_lit.unet import UNet
-from uvit_lit.weights import BACKBONES
+from uvit_lit.weights import BACKBONES, Weights, backbone_arguments, write_safetensors
 
 SMALL = {"img_size": 16, "channels": (8, 16), "attention": (8,), "head_dim": 8, "norm_groups": 4}
 
@@ -191,6 +194,55 @@ def test_safetensors_say_which_network_it_is(trained_unet, tmp_path, capsys):
         2,
         True,
     )
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """The weights of a small U-Net with what a file says of them."""
+    network = UNet(**SMALL, num_classes=3)
+    return Weights(
+        tensors=dict(network.state_dict()),
+        arguments=backbone_arguments("unet", {**SMALL, "num_classes": 3, "skip": {}}),
+        schedule="cosine",
+        prediction="x0",
+        class_names=[],
+        can_guide=True,
+        backbone="unet",
+    )
+
+
+def test_a_file_needs_no_names_of_its_classes(plain, tmp_path):
+    write_safetensors(plain, tmp_path / "model.safetensors")
+    assert load_model(tmp_path / "model.safetensors").class_names == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("card", "arguments", "message"),
+    [
+        ({"schedule": None}, {}, "schedule is None; accepted: vp, linear"),
+        ({"prediction": None}, {}, "prediction is None; accepted: eps, x0"),
+        ({}, {"num_classes": "3"}, "num_classes is '3'; accepted: of type int"),
+        ({}, {"num_classes": True}, "num_classes is True; accepted: of type int"),
+        ({}, {"num_classes": 4}, "num_classes is 4; accepted: 3, as the tensors have it"),
+        ({}, {"img_size": 16.0}, "img_size is 16.0; accepted: of type int"),
+        ({}, {"channels": [8.0, 16.0]}, "channels is a list; accepted: a list of int"),
+        ({}, {"channels": 8}, "channels is 8; accepted: a list of int"),
+        ({}, {"channels": [8, 10**9]}, "channels is a list; accepted: [8, 16], as the tensors"),
+        ({}, {"layers": 2000}, "layers is 2000; accepted: 1, as the tensors have it"),
+        ({}, {"in_chans": 10**9}, "in_chans is 1000000000; accepted: 3, as the tensors have it"),
+        ({}, {"attention": [[8]]}, "attention is a list; accepted: a list of int"),
+        ({}, {"attention": [3]}, "attention is at [3]; accepted: heights of levels, 16, 8"),
+        ({}, {"dropout": None}, "dropout is None; accepted: of type float"),
+        ({"tensors": {"a": torch.zeros(1)}}, {}, "is no U-Net: it lacks its first convolutions"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_file_that_lies_is_one_sentence(plain, tmp_path, card, arguments, message):
+    path = tmp_path / "lies.safetensors"
+    lies = replace(plain, **card, arguments={**plain.arguments, **arguments})
+    write_safetensors(lies, path)
+    with pytest.raises(InputError, match=re.escape(message)):
+        load_model(path)
 
 
 def test_it_edits_a_picture(trained_unet, tmp_path, capsys):

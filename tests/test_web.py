@@ -1,9 +1,11 @@
 """The static page: its solver is ours, it draws what Python draws, and asks no other host."""
 
 import contextlib
+import dataclasses
 import functools
 import http.server
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -18,7 +20,7 @@ from uvit_lit import generate, load_model, web
 from uvit_lit.cli.export import main
 from uvit_lit.diffusion import SCHEDULES, STEPS, Schedule
 from uvit_lit.errors import InputError
-from uvit_lit.onnx import describe_model
+from uvit_lit.onnx import NUMBERS, describe_model
 from uvit_lit.sampling import diffusers_solver, make_scheduler, to_uint8
 
 NODE = shutil.which("node")
@@ -27,12 +29,13 @@ needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed")
 
 
 def in_node(script, **data):
-    """What a script prints as JSON; it sees the names of sampler.js and the data."""
+    """What a script prints as JSON; it sees the names of sampler.js, settings.js and the data."""
     names = (
         f"const {{ {', '.join(data)} }} = JSON.parse(await read(process.stdin));" if data else ""
     )
     code = f"""
         import * as sampler from {json.dumps((ROOT / "uvit_lit/web/sampler.js").as_uri())};
+        import * as knobs from {json.dumps((ROOT / "uvit_lit/web/settings.js").as_uri())};
         const {{ randn, noiseOf, timeOf, solve, guide, toPixels }} = sampler;
         import {{ text as read }} from "node:stream/consumers";
         {names}
@@ -109,6 +112,94 @@ def test_guidance_and_bytes_are_ours():
     assert (rgba[..., 3] == 255).all()
     guided = in_node("return [...guide(Float32Array.of(1, 2, 4, 8), 2)];")
     assert guided == [-2, -4]  # uncond + 2 (cond - uncond)
+
+
+def learned_card(model):
+    """The card of a model with other learned numbers in each long skip, on no slider's grid."""
+    for k, skip in enumerate(model.denoiser.backbone.long_skips):
+        numbers = {"s": 0.91234 - k / 30, "cutoff": 0.51234 + k * 0.9, "b": 1.1 + k * 1.4}
+        skip.trained = dataclasses.replace(skip.trained, filter="butterworth", **numbers)
+    return json.loads(json.dumps(describe_model(model)))
+
+
+MOVES = [
+    {},
+    {"s": {0: 0.5}},
+    {"b": {0: 1.3}, "cutoff": {0: 0.2}},
+    {"s": {0: 0.3, 1: 0.7}, "cutoff": {1: 0.8}},
+]
+
+
+@needs_node
+@pytest.mark.parametrize("is_learned", [True, False])
+@pytest.mark.parametrize("skips", ["inner", "all", "outer", "split", "each"])
+def test_what_no_slider_moves_is_as_trained_and_the_python_means_the_same(
+    trained, skips, is_learned
+):
+    model = load_model(trained)
+    card = learned_card(model) if is_learned else describe_model(model)
+    script = """
+        return moves.map((move) => {
+          let settings = knobs.resetKnobs(knobs.readAddress(card, `skips=${skips}`));
+          for (const [knob, values] of Object.entries(move)) {
+            for (const [i, value] of Object.entries(values)) {
+              if (i < settings[knob].length) settings[knob][i] = value;
+            }
+          }
+          const again = knobs.readAddress(card, knobs.writeAddress(settings));
+          const python = knobs.python(card, settings);
+          const back = knobs.readAddress(card, knobs.writeAddress(knobs.resetKnobs(settings)));
+          return [settings, again, knobs.inputs(card, settings), python, knobs.inputs(card, back)];
+        });
+    """
+    trained_numbers = {name: [s[name] for s in card["long_skips"]] for name in NUMBERS}
+    for move, drawn in zip(
+        MOVES, in_node(script, card=card, skips=skips, moves=MOVES), strict=True
+    ):
+        settings, again, inputs, python, reset = drawn
+        assert settings == again  # a link to the page draws the same
+        assert reset == trained_numbers
+        assert (inputs == trained_numbers) == (not move)
+        options = eval(python, {"generate": lambda model, n, **o: o, "model": None})
+        del options["seed"], options["steps"]
+        with model.skips(**options):
+            in_force = describe_model(model)["long_skips"]
+        assert inputs == {name: [s[name] for s in in_force] for name in NUMBERS}
+
+
+@needs_node
+def test_a_slider_back_at_its_start_is_as_trained_and_its_start_is_on_its_grid(trained):
+    card = learned_card(load_model(trained))
+    script = """
+        const settings = knobs.readAddress(card, "skips=all");
+        const other = knobs.readAddress(card, "skips=each");
+        return Object.keys(knobs.KNOBS).map((knob) => {
+          const start = knobs.startOf(card, settings, knob, 0);
+          const back = [start, 0.75].map((v) => knobs.meant(card, settings, knob, 0, v));
+          return [start, back, [0, 1].map((i) => knobs.startOf(card, other, knob, i))];
+        });
+    """
+    assert in_node(script, card=card) == [
+        [0.9, [None, 0.75], [0.9, 0.9]],
+        [1.8, [None, 0.75], [1.1, 2]],
+        [0.95, [None, 0.75], [0.5, 1.4]],
+    ]
+
+
+@needs_node
+@pytest.mark.parametrize("given", ["", "skips=no&s=x&cutoff=trained", "skips=toString"])
+def test_an_address_that_says_nothing_starts_with_the_cutoff_as_trained(trained, given):
+    card = learned_card(load_model(trained))
+    card["skips"] = {"s": [1], "cutoff": [1], "b": [0, 1]}
+    settings = in_node("return knobs.readAddress(card, given);", card=card, given=given)
+    assert settings["skips"] == "split"
+    assert (settings["s"], settings["b"], settings["cutoff"]) == ([0.5], [1.3], [None])
+
+
+def test_the_page_has_every_module_that_its_modules_import():
+    for name in web.PAGE:
+        text = (ROOT / "uvit_lit/web" / name).read_text()
+        assert set(re.findall(r'from "\./([^"]+)"', text)) <= set(web.PAGE)
 
 
 def test_a_page_without_npm_says_what_it_needs(trained, tmp_path, capsys, monkeypatch):
@@ -301,6 +392,32 @@ class TestInABrowser:
             tab.click("#reset")
             wait_for_pictures(tab)
             assert np.array_equal(pictures(tab), before)
+            assert not tab.wrong
+
+    def test_as_trained_is_each_long_skip_as_it_was_trained(self, tab, page, trained, tmp_path):
+        learned = shutil.copytree(page, tmp_path / "learned")
+        card = json.loads((learned / "model.json").read_text())
+        card["long_skips"] = learned_card(load_model(trained))["long_skips"]
+        (learned / "model.json").write_text(json.dumps(card))
+        with serving(learned) as address:
+            tab.goto(f"{address}/#skips=all&s=0.5&b=1&steps=2")
+            wait_for_pictures(tab)
+            as_trained = pictures(tab, "trained")
+            assert not np.array_equal(pictures(tab), as_trained)
+            tab.click("#reset")
+            wait_for_pictures(tab)
+            assert np.array_equal(pictures(tab), as_trained)
+            assert "skips" not in tab.inner_text("#python")
+            tab.focus('input[data-knob="s"]')
+            tab.keyboard.press(
+                "ArrowLeft"
+            )  # from the grid's 0.9, near the mean of what was trained
+            wait_for_pictures(tab)
+            assert 'skips="all", s=0.85)' in tab.inner_text("#python")
+            assert not np.array_equal(pictures(tab), as_trained)
+            tab.keyboard.press("ArrowRight")
+            wait_for_pictures(tab)
+            assert np.array_equal(pictures(tab), as_trained)
             assert not tab.wrong
 
     def test_the_python_of_the_page_draws_its_pictures(self, tab, page, trained):

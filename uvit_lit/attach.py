@@ -61,9 +61,9 @@ class Attached(nn.Module):
             network.register_forward_pre_hook(self._read_time, with_kwargs=True),
             network.register_forward_hook(self._forget_time, always_call=True),
         ]
-        for join, modulation in zip(joins, modulations, strict=True):
+        for number, join in enumerate(joins):
             layer = network.get_submodule(join.name)
-            hook = functools.partial(self._modulate, join, modulation)
+            hook = functools.partial(self._modulate, join, number)
             self._hooks.append(layer.register_forward_pre_hook(hook))
 
     def set(
@@ -111,11 +111,10 @@ class Attached(nn.Module):
         """Keep no timesteps of a call that is over: recomputed layers need their own."""
         self._t = None
 
-    def _modulate(
-        self, join: Join, modulation: SkipModulation, layer: nn.Module, args: tuple
-    ) -> tuple:
+    def _modulate(self, join: Join, number: int, layer: nn.Module, args: tuple) -> tuple:
         """Replace the features that a layer is called with."""
         backbone, skip, rest = _split(join, args)
+        modulation = self.modulations[number]  # of now: an export puts another in its place
         buffer = next(modulation.buffers(), None)
         if buffer is not None and buffer.device != skip.device:  # the network has moved
             modulation.to(skip.device)

@@ -47,6 +47,8 @@ class _Input:
 class _Adjusted(nn.Module):
     """In the place of a ``SkipModulation``: the same, with ``NUMBERS`` given at every run."""
 
+    window = None  # it acts at every t
+
     def __init__(self, long_skip: SkipModulation, settings: SkipSettings) -> None:
         super().__init__()
         assert long_skip.grid is not None
@@ -69,11 +71,12 @@ class AdjustableDenoiser(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.denoiser = copy.deepcopy(model.denoiser).float().cpu()
+        in_place = self.denoiser.backbone.long_skips
         self.long_skips = [
-            _Adjusted(*pair)
-            for pair in zip(self.denoiser.backbone.long_skips, adjustable(model), strict=True)
+            _Adjusted(*pair) for pair in zip(in_place, adjustable(model), strict=True)
         ]
-        self.denoiser.backbone.long_skips = nn.ModuleList(self.long_skips)
+        for number, long_skip in enumerate(self.long_skips):
+            in_place[number] = long_skip  # in the same list, which hooks of the backbone may hold
         self.eval()
 
     def forward(

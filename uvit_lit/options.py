@@ -33,6 +33,7 @@ Options = TypeVar("Options", "SkipOptions", "SamplingOptions")
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Schedule = Literal["vp", "linear", "cosine", "sd"]
+DataName = Literal["cifar10", "cifar100", "folder", "shapes"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     # no change at all
@@ -406,7 +407,7 @@ class ReferenceOptions:
 
     metrics: list[str] = field(default_factory=lambda: ["kid", "detail"])
     features: str = "inception"
-    data: Literal["cifar10", "cifar100", "folder", "shapes"] | None = None
+    data: DataName | None = None
     data_root: str | None = None
     split: Literal["train", "test"] = "train"
     stats: Path | None = None

@@ -3,6 +3,7 @@
 Nothing here knows the page; ``uvit_lit.cli.play`` shows it.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from uvit_lit.detail import radial_power_spectrum
 from uvit_lit.errors import InputError, require
 from uvit_lit.evaluation.reference import open_data
+from uvit_lit.filters import MAX_FREQUENCY
 from uvit_lit.generation import Generation, choose_labels
 from uvit_lit.model import gain_chart
 from uvit_lit.options import ReferenceOptions, SamplingOptions, SkipOptions
@@ -29,7 +31,17 @@ PREVIEW_STEPS = 4
 KEPT = 32
 """Drawn sets of images that are kept, so that going back to a setting is immediate."""
 
-KNOBS = {"s": (0.0, 2.0, 0.01), "b": (0.0, 2.0, 0.01), "cutoff": (0.005, 1.41, 0.005)}
+
+def _round_up(value: float, step: float) -> float:
+    """The next value on the grid of a slider that starts at 0."""
+    return round(math.ceil(value / step) * step, 3)
+
+
+KNOBS = {
+    "s": (0.0, 2.0, 0.01),
+    "b": (0.0, 2.0, 0.01),
+    "cutoff": (0.005, _round_up(MAX_FREQUENCY, 0.005), 0.005),
+}
 """Least value, largest value and step of the sliders that may have one value per long skip."""
 
 DESIGN = ("order", "ripple", "attenuation", "b_channels", "b_map", "keep_mean")
@@ -77,6 +89,11 @@ def _lists(settings: dict[str, Any]) -> set[str]:
     return {k for k in KNOBS if isinstance(settings.get(k), list) and len(settings[k]) > 1}
 
 
+def _value(knob: str, value: float) -> float:
+    """What a slider means; the end of the cutoff's is its bound, which is on no grid."""
+    return min(float(value), MAX_FREQUENCY) if knob == "cutoff" else float(value)
+
+
 def _check(name: str, value: float, low: float, high: float) -> None:
     """Refuse what a control cannot show."""
     if not low <= value <= high:
@@ -113,7 +130,8 @@ class Playground:
         real: Which real images to compare the spectrum with, where they are on this machine.
 
     Attributes:
-        starts: Trained value of each knob, one per long skip, on the grid of its slider.
+        starts: Trained value of each knob, one per long skip, with the decimals of its slider.
+        ranges: ``KNOBS``, widened where the training left them.
     """
 
     def __init__(self, generation: Generation, real: ReferenceOptions | None = None) -> None:
@@ -127,9 +145,16 @@ class Playground:
             knob: [round(getattr(skip, knob), 2 if step == 0.01 else 3) for skip in self.trained]
             for knob, (_, _, step) in KNOBS.items()
         }
+        self.ranges = {knob: self._range(knob) for knob in KNOBS}
         self.real_spectrum = None if real is None else self._measure_data(real)
         self._kept: dict[str, Tensor] = {}
         self._lock = Lock()  # the settings in force are the model's: one job at a time
+
+    def _range(self, knob: str) -> tuple[float, float, float]:
+        """Least value, largest value and step of a slider that can show what was trained."""
+        low, high, step = KNOBS[knob]
+        largest = max(getattr(skip, knob) for skip in self.trained)
+        return min(low, *self.starts[knob]), max(high, _round_up(largest, step)), step
 
     def _measure_data(self, real: ReferenceOptions) -> Curve | None:
         """Spectrum of the data of the training; None where they are not on this machine."""
@@ -174,7 +199,7 @@ class Playground:
                 "page: one value for each of all skips"
             )
         values: dict[str, Any] = {"per_skip": bool(lists)}
-        for knob, (low, high, _) in KNOBS.items():
+        for knob, (low, high, _) in self.ranges.items():
             given: Any = settings.get(knob)
             start = self.starts[knob]
             if isinstance(given, list) and len(given) == 1:
@@ -231,12 +256,12 @@ class Playground:
                 each = [values[f"{knob}{k}"] for k in range(count)]
                 moved = [v != start for v, start in zip(each, self.starts[knob], strict=True)]
                 exact = [
-                    float(v) if has_moved else getattr(trained, knob)
+                    _value(knob, v) if has_moved else getattr(trained, knob)
                     for v, has_moved, trained in zip(each, moved, self.trained, strict=True)
                 ]
                 given[knob] = exact if any(moved) else None
             elif values[knob] != self.single_start(knob):
-                given[knob] = float(values[knob])
+                given[knob] = _value(knob, values[knob])
         for name in DESIGN:
             if values[name] != getattr(self.trained[0], name):
                 given[name] = values[name]

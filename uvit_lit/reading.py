@@ -6,6 +6,7 @@ import math
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from uvit_lit.errors import InputError, note, shorten
 from uvit_lit.options import RECOMMENDABLE, is_recommendable
 from uvit_lit.settings import SkipSettings
 from uvit_lit.skips import MAX_SCALE
-from uvit_lit.uvit import UViT
 from uvit_lit.weights import (
+    BACKBONES,
     PUBLISHED_HEADS,
     WITHOUT_NULL_CLASS,
     Weights,
@@ -61,9 +62,12 @@ def _claims(weights: Weights, path: Path) -> Iterator[tuple[str, Any, bool, str]
     come first: what follows a claim that does not fit is not to be asked for.
     """
     schedule, prediction = weights.schedule, weights.prediction
-    known = schedule is None or (_is(schedule, str) and schedule in SCHEDULES)
+    may_lack = weights.backbone == "uvit"  # the official layout says neither
+    known = _is(schedule, str) and schedule in SCHEDULES
+    known = known or (may_lack and schedule is None)
     yield "schedule", schedule, known, ", ".join(SCHEDULES)
-    known = prediction is None or (_is(prediction, str) and prediction in PREDICTIONS)
+    known = _is(prediction, str) and prediction in PREDICTIONS
+    known = known or (may_lack and prediction is None)
     yield "prediction", prediction, known, ", ".join(PREDICTIONS)
     names, step, data = weights.class_names, weights.step, weights.data
     texts = _is(names, list) and all(_is(name, str) for name in names)
@@ -83,21 +87,28 @@ def _claims(weights: Weights, path: Path) -> Iterator[tuple[str, Any, bool, str]
     arguments = weights.arguments
     for name, kind in _kinds(SkipSettings).items():
         value = arguments["skip"][name]
-        yield f"skip.{name}", value, _is(value, kind), f"of type {kind.__name__}"
-    if weights.backbone != "uvit":
-        return  # its network is built on the meta device, where it takes no memory
-    for name, kind in _kinds(UViT).items():
+        yield f"skip.{name}", value, _is(value, kind), _accepted(kind)
+    sizes_of = {"uvit": _sizes, "unet": _unet_sizes}.get(weights.backbone)
+    if sizes_of is None:
+        return  # a network of somebody's own is built on the meta device, where it takes no memory
+    for name, kind in _kinds(BACKBONES[weights.backbone]).items():
         if name == "skip" or (name == "num_heads" and arguments[name] is schedule is None):
             continue
-        yield name, arguments[name], _is(arguments[name], kind), f"of type {kind.__name__}"
-    sizes = _sizes(weights.tensors, path)
-    ratio = sizes.pop("mlp_ratio")
+        yield name, arguments[name], _is(arguments[name], kind), _accepted(kind)
+    sizes = sizes_of(weights.tensors, path)
+    ratio = sizes.pop("mlp_ratio", None)
     for name, value in sizes.items():
         there = arguments[name]
         yield name, there, there == value, f"{value}, as the tensors have it"
+    if ratio is None:
+        return
     there, dim = arguments["mlp_ratio"], sizes["embed_dim"]
     fits = 0 < there < 2**31 and int(dim * there) == round(dim * ratio)
     yield "mlp_ratio", there, fits, f"{ratio:g}, as the tensors have it"
+
+
+INTEGERS = tuple[int, ...]
+"""Type of an argument that is several numbers; plain data has it as a list."""
 
 
 def _kinds(made: type) -> dict[str, Any]:
@@ -109,7 +120,14 @@ def _is(value: Any, kind: Any) -> bool:
     """Whether a value is of a type; a finite number of any kind is a ``float``."""
     if kind is float:
         return type(value) in (int, float) and abs(value) < math.inf
+    if kind == INTEGERS:
+        return type(value) is list and all(type(item) is int for item in value)
     return type(value) is kind
+
+
+def _accepted(kind: Any) -> str:
+    """Which values are of a type, in words."""
+    return "a list of int" if kind == INTEGERS else f"of type {kind.__name__}"
 
 
 def _make_constant(weights: Weights) -> None:
@@ -351,4 +369,30 @@ def _sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
         "num_classes": max(rows - 1, 0),
         "mlp_time_embed": "time_embed.0.weight" in tensors,
         "conv": "final_layer.weight" in tensors,
+    }
+
+
+def _unet_sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
+    """Arguments of ``UNet`` that the shapes of its tensors say.
+
+    Raises:
+        ValueError: If a tensor that says one is missing, or has another number of axes, or none
+            of a size.
+    """
+
+    def is_there(name: str, axes: int = 4) -> bool:
+        return name in tensors and tensors[name].ndim == axes and tensors[name].numel() > 0
+
+    levels = (f"unet.down_blocks.{number}.resnets.0.conv1.weight" for number in count())
+    blocks = (f"unet.down_blocks.0.resnets.{number}.conv1.weight" for number in count())
+    first, classes = "unet.conv_in.weight", "unet.class_embedding.weight"
+    channels = [len(tensors[name]) for name in takewhile(is_there, levels)]
+    if not channels or not is_there(first):
+        some = ", ".join(map(shorten, list(tensors)[:3]))
+        raise InputError(f"{path} is no U-Net: it lacks its first convolutions and has {some}, ...")
+    return {
+        "channels": channels,
+        "layers": len(list(takewhile(is_there, blocks))),
+        "in_chans": tensors[first].shape[1],
+        "num_classes": len(tensors[classes]) - 1 if is_there(classes, 2) else 0,
     }

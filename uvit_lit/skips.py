@@ -154,7 +154,10 @@ class Acting(nn.Module):
             self.register_buffer(name, buffer, persistent=False)
 
     def forward(self, backbone: Tensor, skip: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
-        """Scale and filter, each (batch, prefix + patch tokens, channels)."""
+        """Scale and filter tokens or maps, as ``SkipModulation.forward`` takes them."""
+        if skip.ndim == 4:
+            backbone, skip = self(backbone.flatten(2).mT, skip.flatten(2).mT, 0)
+            return backbone.mT.unflatten(2, self.grid), skip.mT.unflatten(2, self.grid)
         b, channels = self._value("b"), self.settings.b_channels
         backbone = scale_backbone(backbone, b, prefix, channels, self.settings.b_map)
         patches = skip[:, prefix:]
@@ -358,26 +361,18 @@ class SkipModulation(nn.Module):
         """
         if skip.ndim == 4:
             grid = (skip.shape[2], skip.shape[3])
-            backbone, skip = backbone.flatten(2).mT, skip.flatten(2).mT
-            backbone, skip = self._modulate(backbone, skip, grid, 0, t)
-            return backbone.mT.unflatten(2, grid), skip.mT.unflatten(2, grid)
-        grid = self.grid or _square(skip.shape[1] - self.prefix)
-        return self._modulate(backbone, skip, grid, self.prefix, t)
-
-    def _modulate(
-        self, backbone: Tensor, skip: Tensor, grid: tuple[int, int], prefix: int, t: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Modulate tokens on a grid."""
+        else:
+            grid = self.grid or _square(skip.shape[1] - self.prefix)
         if grid != self._built:
             self._build(grid, skip.device)
         in_force = "trained" if self.override is None else "override"
-        inside = self._acting[in_force](backbone, skip, prefix)
+        inside = self._acting[in_force](backbone, skip, self.prefix)
         if self.override is None or self.window is None:
             return inside
         if t is None:
             raise InputError("t is None; accepted with a window: the times, one per image")
-        outside = self._acting["trained"](backbone, skip, prefix)
-        weight = self.window.strength(t)[:, None, None].to(skip.dtype)
+        outside = self._acting["trained"](backbone, skip, self.prefix)
+        weight = self.window.strength(t).view(-1, *[1] * (skip.ndim - 1)).to(skip.dtype)
         return torch.lerp(outside[0], inside[0], weight), torch.lerp(outside[1], inside[1], weight)
 
     def _build(self, grid: tuple[int, int], device: Any = None) -> None:

@@ -15,6 +15,7 @@ from typing import Literal
 
 from uvit_lit.cli.options import Parser, checked_input
 from uvit_lit.errors import InputError
+from uvit_lit.options import Schedule
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class ExportOptions:
 
     ckpt: str = "last"
     num_heads: int | None = None
-    schedule: Literal["vp", "linear", "cosine", "sd"] | None = None
+    schedule: Schedule | None = None
     dtype: Literal["float32", "float16", "int8"] = "float32"
     format: Literal["weights", "web"] = "weights"
     onnxruntime_web: Path | None = None

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -25,8 +25,9 @@ from uvit_lit.data.folder import Images, load_folder
 from uvit_lit.data.own import OwnImages, load_dataset
 from uvit_lit.errors import InputError, require
 from uvit_lit.latents import Autoencoder, load_autoencoder
+from uvit_lit.options import DataName
 
-NAMES = ("cifar10", "cifar100", "folder", "shapes")
+NAMES: tuple[str, ...] = get_args(DataName)
 
 
 def derive_seed(*key: int) -> int:

@@ -18,7 +18,10 @@ from uvit_lit.files import replacing_path
 from uvit_lit.model import Model
 from uvit_lit.onnx import NUMBERS, export_onnx, missing_packages
 
-PAGE = ("index.html", "style.css", "app.js", "worker.js", "sampler.js", "service.js")
+PAGE = (
+    *("index.html", "style.css", "app.js", "settings.js"),
+    *("worker.js", "sampler.js", "service.js"),
+)
 
 RUNTIME = "onnxruntime-web@1.30.0"
 """The npm package whose files the page carries, MIT licence."""

@@ -1,13 +1,12 @@
-// The page: settings, the list of pictures that they ask for, and the pictures.
+// The page: its controls, the list of pictures that they ask for, and the pictures.
+import {
+  COUNT, KNOBS, differs, inputs, meant, python, readAddress, resetKnobs, skipChoices, startOf,
+  writeAddress,
+} from "./settings.js";
+
 const $ = (id) => document.getElementById(id);
-const COUNT = 8;
 const PREVIEW = 5; // solver steps of the preview
 const KEPT = 200; // grids of eight that stay in memory
-const KNOBS = {
-  s: { min: 0, max: 1.5, step: 0.05, text: "low frequencies of the skip" },
-  b: { min: 0.5, max: 2, step: 0.05, text: "backbone features" },
-  cutoff: { min: 0.05, max: 1.4, step: 0.05, text: "where low ends" },
-};
 
 let card; // what the export says of the model
 let settings; // what the controls say
@@ -15,94 +14,6 @@ let worker;
 let changed = 0; // when the settings changed last
 let times = {};
 const grids = new Map(); // by key: the pixels of eight pictures
-
-// ---- settings -------------------------------------------------------------------------------
-
-/** Choices of long skips by name: the numbers that each knob acts on. */
-function skipChoices() {
-  const all = card.long_skips.map((_, i) => i);
-  const inner = all.slice(-1);
-  const together = (numbers) => ({ s: numbers, cutoff: numbers, b: numbers });
-  const choices = {
-    inner: together(inner),
-    all: together(all),
-    outer: together(all.slice(0, 1)),
-    split: { s: inner, cutoff: inner, b: all },
-  };
-  return ownChoice(choices) ? choices : { ...choices, [card.skips.s.join(",")]: card.skips };
-}
-
-/** Name of the choice that the model makes. */
-function ownChoice(choices) {
-  const same = (numbers) => Object.keys(KNOBS).every((k) => `${numbers[k]}` === `${card.skips[k]}`);
-  return Object.keys(choices).find((name) => same(choices[name]));
-}
-
-/** Numbers of the long skips that a knob acts on, outermost first. */
-function numbersOf(knob) {
-  return skipChoices()[settings.skips]?.[knob] ?? card.long_skips.map((_, i) => i);
-}
-
-const asTrained = (knob) => card.long_skips.map((skip) => skip[knob]);
-
-function startSettings() {
-  const skips = ownChoice(skipChoices());
-  const cutoff = card.long_skips[card.skips.cutoff[0]].cutoff;
-  return { skips, s: [0.5], b: [1.3], cutoff: [cutoff], class: "", cfg: 1, steps: 25, seed: 0 };
-}
-
-/** Settings from the part of the address after #; what is missing or wrong is as at the start. */
-function readAddress() {
-  const found = startSettings();
-  const given = new URLSearchParams(location.hash.slice(1));
-  const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-  const skips = given.get("skips");
-  if (skips === "each" || skips in skipChoices()) found.skips = skips;
-  const count = found.skips === "each" ? card.long_skips.length : 1;
-  for (const [knob, { min, max }] of Object.entries(KNOBS)) {
-    const values = (given.get(knob) ?? "").split(",").map(Number);
-    const valid = given.has(knob) && values.every(Number.isFinite);
-    const chosen = valid ? values.map((value) => clamp(value, min, max)) : found[knob];
-    found[knob] = Array.from({ length: count }, (_, i) => chosen[i] ?? chosen[0]);
-  }
-  for (const [name, low, high] of [["cfg", 1, 4], ["steps", 2, 50], ["seed", 0, 2 ** 32 - COUNT]]) {
-    const value = Number(given.get(name) ?? NaN);
-    if (Number.isFinite(value)) found[name] = clamp(name === "cfg" ? value : Math.round(value), low, high);
-  }
-  if (!card.can_guide) found.cfg = 1;
-  if (card.class_names.includes(given.get("class"))) found.class = given.get("class");
-  return found;
-}
-
-function writeAddress() {
-  history.replaceState(null, "", `#${new URLSearchParams(settings).toString().replaceAll("%2C", ",")}`);
-}
-
-/** Values of the inputs s, b and cutoff: one for each long skip, outermost first. */
-function inputs() {
-  return Object.fromEntries(
-    Object.keys(KNOBS).map((knob) => {
-      const values = asTrained(knob);
-      numbersOf(knob).forEach((number, i) => {
-        values[number] = settings[knob][i] ?? settings[knob][0];
-      });
-      return [knob, values];
-    }),
-  );
-}
-
-const trainedInputs = () =>
-  Object.fromEntries(Object.keys(KNOBS).map((knob) => [knob, asTrained(knob)]));
-
-function python() {
-  const { skips, seed, cfg, steps } = settings;
-  const list = (values) => (values.length > 1 ? `[${values.join(", ")}]` : values[0]);
-  const values = Object.keys(KNOBS).map((knob) => `${knob}=${list(settings[knob])}`);
-  const more = [`skips="${skips === "each" ? "all" : skips}"`, ...values];
-  if (settings.class) more.push(`classes=["${settings.class}"]`);
-  if (cfg !== 1) more.push(`cfg=${cfg}`);
-  return `generate(model, ${COUNT}, seed=${seed}, steps=${steps}, ${more.join(", ")})`;
-}
 
 // ---- what to draw ---------------------------------------------------------------------------
 
@@ -119,9 +30,9 @@ function job(numbers, steps) {
 /** First looks, then finals; the pictures as set before those as trained. */
 function wantedJobs() {
   const { steps } = settings;
-  const both = [inputs(), trainedInputs()].map((numbers) => ({
-    preview: job(numbers, PREVIEW),
-    final: job(numbers, steps),
+  const both = [settings, resetKnobs(settings)].map((knobs) => ({
+    preview: job(inputs(card, knobs), PREVIEW),
+    final: job(inputs(card, knobs), steps),
   }));
   return { set: both[0], trained: both[1] };
 }
@@ -129,7 +40,7 @@ function wantedJobs() {
 function update() {
   changed = performance.now();
   times = {};
-  writeAddress();
+  history.replaceState(null, "", `#${writeAddress(settings)}`);
   showControls();
   ask();
 }
@@ -158,7 +69,7 @@ function buildControls() {
     outer: "the outermost",
     split: "s inner, b all",
   };
-  const choices = Object.keys(skipChoices()).map((key) => [key, names[key] ?? `numbers ${key}`]);
+  const choices = Object.keys(skipChoices(card)).map((key) => [key, names[key] ?? `numbers ${key}`]);
   const option = ([value, text]) => new Option(text, value);
   $("skips").replaceChildren(...[...choices, ["each", "each by itself"]].map(option));
   const classes = card.class_names.map((name) => [name, name]);
@@ -219,17 +130,16 @@ function showControls() {
     if (document.activeElement !== $(id) || id !== "seed") $(id).value = settings[id];
   }
   for (const input of document.querySelectorAll("#knobs input")) {
-    input.value = settings[input.dataset.knob][input.dataset.index];
+    const { knob, index } = input.dataset;
+    input.value = settings[knob][index] ?? startOf(card, settings, knob, index);
   }
   for (const input of document.querySelectorAll(".slider input")) {
     input.parentElement.querySelector("output").value = Number(input.value).toString();
-    const { knob } = input.dataset;
-    const several = settings.skips === "each";
-    const number = knob && (several ? input.dataset.index : numbersOf(knob)[0]);
-    const differs = knob && Number(input.value) !== asTrained(knob)[number];
-    input.parentElement.classList.toggle("changed", Boolean(differs) && knob !== "cutoff");
+    const { knob, index } = input.dataset;
+    const marked = knob && knob !== "cutoff" && differs(card, settings, knob, index);
+    input.parentElement.classList.toggle("changed", Boolean(marked));
   }
-  $("python").textContent = python();
+  $("python").textContent = python(card, settings);
 }
 
 /** Draw the best that is known of each grid. */
@@ -349,13 +259,13 @@ async function isolate() {
 function connectControls() {
   $("controls").addEventListener("submit", (event) => event.preventDefault());
   $("knobs").addEventListener("input", ({ target }) => {
-    settings[target.dataset.knob][target.dataset.index] = Number(target.value);
+    const { knob, index } = target.dataset;
+    settings[knob][index] = meant(card, settings, knob, index, Number(target.value));
     update();
   });
   $("skips").addEventListener("change", ({ target }) => {
-    settings.skips = target.value;
-    writeAddress();
-    settings = readAddress(); // one value, or one for each
+    const address = writeAddress({ ...settings, skips: target.value });
+    settings = readAddress(card, address); // one value, or one for each
     buildKnobs();
     update();
   });
@@ -375,10 +285,7 @@ function connectControls() {
     update();
   });
   $("reset").addEventListener("click", () => {
-    for (const knob of Object.keys(KNOBS)) {
-      const values = asTrained(knob);
-      settings[knob] = settings.skips === "each" ? values : [values[numbersOf(knob)[0]]];
-    }
+    settings = resetKnobs(settings);
     update();
   });
   const hold = (held) => () => {
@@ -403,7 +310,7 @@ function connectControls() {
     startWorker(target.checked);
   });
   window.addEventListener("hashchange", () => {
-    settings = readAddress();
+    settings = readAddress(card, location.hash.slice(1));
     buildKnobs();
     update();
   });
@@ -419,7 +326,7 @@ async function start() {
   card = await response.json();
   alertWith("");
   document.querySelector("main").hidden = false;
-  settings = readAddress();
+  settings = readAddress(card, location.hash.slice(1));
   buildControls();
   connectControls();
   changed = performance.now();

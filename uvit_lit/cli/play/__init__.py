@@ -9,11 +9,17 @@ settings of the sliders. Only this machine can open the page, unless --host says
 
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from uvit_lit.cli.options import Parser, checked_input
 from uvit_lit.errors import InputError, install
-from uvit_lit.options import ModelOptions, ReferenceOptions, SamplingOptions, SkipOptions
+from uvit_lit.options import (
+    DataName,
+    ModelOptions,
+    ReferenceOptions,
+    SamplingOptions,
+    SkipOptions,
+)
 
 if TYPE_CHECKING:  # heavy: imported after the options are read
     from uvit_lit.cli.play.page import Page
@@ -35,7 +41,7 @@ class PageOptions:
     host: str = "127.0.0.1"
     port: int | None = None
     open: bool = False
-    data: Literal["cifar10", "cifar100", "folder", "shapes"] | None = None
+    data: DataName | None = None
     data_root: str | None = None
 
 

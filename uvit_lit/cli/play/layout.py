@@ -11,7 +11,7 @@ from uvit_lit.cli.play.page import Page
 from uvit_lit.cli.play.pictures import status
 from uvit_lit.families import FILTERS
 from uvit_lit.filters import RANGES
-from uvit_lit.options import BEST, PRESETS, SkipOptions
+from uvit_lit.options import BEST, PRESETS
 from uvit_lit.playground import KNOBS, LIMITS, TRAINED
 from uvit_lit.sampling import SOLVERS
 from uvit_lit.settings import B_MAPS, NAMED_SKIPS, SPLIT, skips_in_words
@@ -95,11 +95,9 @@ def build(page: Page) -> gr.Blocks:
 
         def choose(name: str | None, *values: Any) -> list[Any]:
             if not name:
-                return changes(None)
-            now = dict(zip(page.controls, values, strict=True))
-            _, sampling = page.playground.read(now)
-            named = page.playground.model.resolve(SkipOptions(preset=name), sampling)
-            return changes(page.playground.fill(*named))
+                return [*changes(None), gr.skip()]
+            filled, said = page.choose(name, *values)
+            return [*changes(filled), said]
 
         hidden: Any = {"show_progress": "hidden", "api_visibility": "private"}
         gr.on(
@@ -122,7 +120,7 @@ def build(page: Page) -> gr.Blocks:
             api_visibility="private",
         )
         dropped.upload(restore, dropped, [*inputs, dropped, line], **hidden)
-        preset.input(choose, [preset, *inputs], inputs, **hidden)
+        preset.input(choose, [preset, *inputs], [*inputs, line], **hidden)
         command_button.click(None, command, None, js=COPY, api_visibility="private")
         python_button.click(None, python, None, js=COPY, api_visibility="private")
         blocks.load(None, None, None, js=(HERE / "drop.js").read_text(), api_visibility="private")
@@ -137,7 +135,7 @@ def skip_controls(page: Page) -> gr.Dropdown:
     labels = {"s": "s, skip scale", "b": "b, backbone scale", "cutoff": "cutoff"}
 
     def slider(name: str, knob: str, label: str) -> Any:
-        low, high, step = KNOBS[knob]
+        low, high, step = page.playground.ranges[knob]
         return gr.Slider(low, high, start[name], step=step, label=label, elem_id=name)
 
     model = page.playground.model

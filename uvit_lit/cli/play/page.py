@@ -110,6 +110,21 @@ class Page:
         except InputError as error:
             yield (*[None] * 5, status(str(error), is_error=True))
 
+    def choose(self, name: str, *values: Any) -> tuple[dict[str, Any] | None, str]:
+        """Values of the controls with a preset, and what to say about it.
+
+        Args:
+            name: Of the preset.
+            *values: Of the controls now, whose options of sampling stay where it names none.
+        """
+        playground = self.playground
+        try:
+            _, sampling = playground.read(dict(zip(self.controls, values, strict=True)))
+            named = playground.model.resolve(SkipOptions(preset=name), sampling)
+            return playground.fill(*named), status(f"Preset {name}.")
+        except InputError as error:
+            return None, status(str(error), is_error=True)
+
     def restore(self, path: str) -> tuple[dict[str, Any] | None, str]:
         """Values of the controls from a picture, and what to say about it."""
         playground = self.playground

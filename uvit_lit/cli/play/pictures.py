@@ -33,9 +33,10 @@ def figure(images: Tensor | None, caption: str, parameters: dict[str, Any] | Non
 
 def words(skips: SkipOptions) -> str:
     """The settings of a picture, to read."""
-    given = {name: value for name, value in asdict(skips).items() if value}
     parts = []
-    for name, value in given.items():
+    for name, value in asdict(skips).items():
+        if value == getattr(SkipOptions, name):  # the default
+            continue
         values = value if isinstance(value, list | tuple) else [value]
         shown = ", ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in values)
         parts.append(f"{name} {shown}")

@@ -14,9 +14,9 @@ def python_code(model: ModelOptions, skips: SkipOptions, sampling: SamplingOptio
     """Python that draws the same images."""
     groups: dict[str, list[str]] = {"load": [], "generate": []}
     for name, given in (("load", model), ("generate", skips), ("generate", sampling)):
-        for field, default in zip(fields(given), fields(type(given)), strict=True):
+        for field in fields(given):
             value = getattr(given, field.name)
-            if value != default.default and field.name not in ("ckpt", "n", "vae", "devices"):
+            if value != field.default and field.name not in ("ckpt", "n", "vae", "devices"):
                 groups[name].append(f"{field.name}={value!r}")
     if model.ckpt != ModelOptions.ckpt:
         groups["load"].insert(0, repr(model.ckpt))
