@@ -275,7 +275,7 @@ def plot_comparison(runs: Sequence[Run]) -> Figure:
         panel.axhline(0, color="0.7", linewidth=0.8, zorder=0)
     by_time.set(ylabel=f"validation loss\nagainst {base[0].recipe} (%)", xlabel="t")
     for panel in by_step:
-        panel.set_xlabel("steps")
+        panel.set(xlabel="steps", ylabel="the same over all t (%)")
     partners = {run.seed: run.validations for run in base}
     by_time.set_xticks(range(len(quarters)), [name.removeprefix(BY_TIME) for name in quarters])
     for i, (recipe, group) in enumerate(recipes.items()):
