@@ -246,13 +246,16 @@ class Generation:
             if self.devices.decide(content) != content:
                 raise InputError(f"{self.model.path} changed meanwhile; name a checkpoint")
 
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The options that decide the images, which the batch size does not, as plain data."""
+        return {name: v for name, v in asdict(self.options).items() if name != "batch_size"}
+
     def identity(self) -> dict[str, Any]:
         """Everything that decides the images but the settings of the long skips, as plain data.
 
         Two runs with the same identity draw the same images.
         """
-        options = asdict(self.options)
-        del options["batch_size"]
         autoencoder = self.autoencoder
         return {
             "checkpoint_sha256": file_hash(self.model.path),
@@ -261,8 +264,8 @@ class Generation:
             "prediction": self.model.prediction,
             "guide_sha256": None if self.guide is None else file_hash(self.guide.path),
             "autoencoder_sha256": None if autoencoder is None else autoencoder.fingerprint,
-            "sampling": options,
-            "solver_sha256": source_hash(options["solver"]),
+            "sampling": self.sampling,
+            "solver_sha256": source_hash(self.options.solver),
             "labels": self.labels,
         }
 
@@ -390,11 +393,10 @@ class Generation:
         """
         parameters = {
             **describe(self.model, skips),
-            **asdict(self.options),
+            **self.sampling,
             "labels": self.labels,
             "class_names": self.model.class_names,
         }
-        del parameters["batch_size"]  # changes nothing
         return json.loads(json.dumps(parameters))  # as they are read from a picture
 
 

@@ -3,6 +3,7 @@
 Nothing here imports torch, so a command answers ``--help`` at once.
 """
 
+import math
 from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import product
@@ -243,24 +244,27 @@ def is_recommendable(options: Any) -> bool:
     """Whether this is a dictionary of options that a model card may recommend, each of its type."""
     hints = get_type_hints(SkipOptions) | get_type_hints(SamplingOptions)
     return isinstance(options, dict) and all(
-        name in RECOMMENDABLE and _fits(value, hints[name]) for name, value in options.items()
+        name in RECOMMENDABLE and fits(value, hints[name]) for name, value in options.items()
     )
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value of YAML or JSON is of a type."""
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value of plain data is of a type.
+
+    A finite number of any kind is a ``float``, and a list may be a tuple.
+    """
     origin, members = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return any(_fits(value, member) for member in members)
+        return any(fits(value, member) for member in members)
     if origin is Literal:
         return value in members
     if origin in (list, tuple):
-        if not isinstance(value, list | tuple):
+        if type(value) not in (list, tuple):
             return False
-        kinds = members if origin is tuple else members * len(value)
-        return len(value) == len(kinds) and all(map(_fits, value, kinds))
+        kinds = members if origin is tuple and ... not in members else members[:1] * len(value)
+        return len(value) == len(kinds) and all(map(fits, value, kinds))
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return type(value) in (int, float) and abs(value) < math.inf
     return type(value) is hint
 
 

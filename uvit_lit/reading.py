@@ -16,7 +16,7 @@ from torch import Tensor
 
 from uvit_lit.diffusion import PREDICTIONS, SCHEDULES
 from uvit_lit.errors import InputError, note, shorten
-from uvit_lit.options import RECOMMENDABLE, is_recommendable
+from uvit_lit.options import RECOMMENDABLE, fits, is_recommendable
 from uvit_lit.settings import SkipSettings
 from uvit_lit.skips import MAX_SCALE
 from uvit_lit.weights import (
@@ -48,8 +48,8 @@ def read_weights(path: Path) -> Weights:
         content = load(path)
         ours = {"state_dict", "hyper_parameters"} <= content.keys()
         weights = (_lightning if ours else _official)(content, path)
-    for name, value, fits, accepted in _claims(weights, path):
-        if not fits:
+    for name, value, is_true, accepted in _claims(weights, path):
+        if not is_true:
             raise InputError(f"{path} is refused: {name} is {shorten(value)}; accepted: {accepted}")
     _make_constant(weights)
     return weights
@@ -63,38 +63,43 @@ def _claims(weights: Weights, path: Path) -> Iterator[tuple[str, Any, bool, str]
     """
     schedule, prediction = weights.schedule, weights.prediction
     may_lack = weights.backbone == "uvit"  # the official layout says neither
-    known = _is(schedule, str) and schedule in SCHEDULES
+    known = fits(schedule, str) and schedule in SCHEDULES
     known = known or (may_lack and schedule is None)
     yield "schedule", schedule, known, ", ".join(SCHEDULES)
-    known = _is(prediction, str) and prediction in PREDICTIONS
+    known = fits(prediction, str) and prediction in PREDICTIONS
     known = known or (may_lack and prediction is None)
     yield "prediction", prediction, known, ", ".join(PREDICTIONS)
     names, step, data = weights.class_names, weights.step, weights.data
-    texts = _is(names, list) and all(_is(name, str) for name in names)
+    texts = fits(names, list) and all(fits(name, str) for name in names)
     yield "class_names", names, texts, "a list of texts"
-    yield "can_guide", weights.can_guide, _is(weights.can_guide, bool), "true or false"
-    counted = step is None or (_is(step, int) and 0 <= step < 2**63)
+    yield "can_guide", weights.can_guide, fits(weights.can_guide, bool), "true or false"
+    counted = step is None or (fits(step, int) and 0 <= step < 2**63)
     yield "step", step, counted, "a number of steps"
-    yield "data", data, _is(data, dict), "names and values"
+    yield "data", data, fits(data, dict), "names and values"
     for name in ("name", "root", "autoencoder"):
         value = data.get(name)
-        yield f"data.{name}", value, value is None or _is(value, str), "a text"
-    yield "licence", weights.licence, weights.licence is None or _is(weights.licence, str), "a text"
-    yield "skips", weights.default_skips, _is(weights.default_skips, str), "a text"
+        yield f"data.{name}", value, fits(value, str | None), "a text"
+    yield (
+        "licence",
+        weights.licence,
+        weights.licence is None or fits(weights.licence, str),
+        "a text",
+    )
+    yield "skips", weights.default_skips, fits(weights.default_skips, str), "a text"
     advice = weights.recommended
     yield "recommended", advice, is_recommendable(advice), f"of {', '.join(RECOMMENDABLE)}"
 
     arguments = weights.arguments
     for name, kind in _kinds(SkipSettings).items():
         value = arguments["skip"][name]
-        yield f"skip.{name}", value, _is(value, kind), _accepted(kind)
+        yield f"skip.{name}", value, fits(value, kind), _accepted(kind)
     sizes_of = {"uvit": _sizes, "unet": _unet_sizes}.get(weights.backbone)
     if sizes_of is None:
         return  # a network of somebody's own is built on the meta device, where it takes no memory
     for name, kind in _kinds(BACKBONES[weights.backbone]).items():
         if name == "skip" or (name == "num_heads" and arguments[name] is schedule is None):
             continue
-        yield name, arguments[name], _is(arguments[name], kind), _accepted(kind)
+        yield name, arguments[name], fits(arguments[name], kind), _accepted(kind)
     sizes = sizes_of(weights.tensors, path)
     ratio = sizes.pop("mlp_ratio", None)
     for name, value in sizes.items():
@@ -103,8 +108,8 @@ def _claims(weights: Weights, path: Path) -> Iterator[tuple[str, Any, bool, str]
     if ratio is None:
         return
     there, dim = arguments["mlp_ratio"], sizes["embed_dim"]
-    fits = 0 < there < 2**31 and int(dim * there) == round(dim * ratio)
-    yield "mlp_ratio", there, fits, f"{ratio:g}, as the tensors have it"
+    alike = 0 < there < 2**31 and int(dim * there) == round(dim * ratio)
+    yield "mlp_ratio", there, alike, f"{ratio:g}, as the tensors have it"
 
 
 INTEGERS = tuple[int, ...]
@@ -114,15 +119,6 @@ INTEGERS = tuple[int, ...]
 def _kinds(made: type) -> dict[str, Any]:
     """Types of the arguments of a class."""
     return {name: p.annotation for name, p in inspect.signature(made).parameters.items()}
-
-
-def _is(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type; a finite number of any kind is a ``float``."""
-    if kind is float:
-        return type(value) in (int, float) and abs(value) < math.inf
-    if kind == INTEGERS:
-        return type(value) is list and all(type(item) is int for item in value)
-    return type(value) is kind
 
 
 def _accepted(kind: Any) -> str:

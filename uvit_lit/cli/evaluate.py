@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
                 with model.skips(chosen):
                     state = out / f"{cell.stem()}.state"
                     values, samples[cell] = evaluation.measure(at_cell, state, bar)
-                in_force = {"sampling": at_cell.identity()["sampling"], "skips": asdict(chosen)}
+                in_force = {"sampling": at_cell.sampling, "skips": asdict(chosen)}
                 results.append({"cell": dict(cell.values), **in_force, "values": values})
         if not generation.devices.is_main:
             return
