@@ -424,6 +424,10 @@ def test_the_reference_is_built_once(run, tmp_path, monkeypatch):
         (["--metrics", "detail", "--save_stats", "x.npz"], "save_stats are of no use"),
         (["--metrics", "precision_recall", "--n", "3"], "n is 3; accepted"),
         (["--features", "math:pi"], "features math:pi are a float"),
+        (
+            ["--features", "math:pi", "--data", "folder", "--data_root", "gone"],
+            "features math:pi are a float",
+        ),
         (["--stats", __file__], "cannot be read"),
         (["--metrics", "classes,fid", "--stats", "x.npz"], "stats has no images with classes"),
         (["--metrics", "classes", "--data", "shapes"], "the model has the classes cat, ship, the"),

@@ -9,6 +9,7 @@ from conftest import error_line
 from uvit_lit import plots as figures
 from uvit_lit.cli import compare, plot
 from uvit_lit.diffusion import Denoiser
+from uvit_lit.errors import Note
 from uvit_lit.settings import SkipSettings
 from uvit_lit.skips import override_skips
 from uvit_lit.uvit import UViT
@@ -80,9 +81,10 @@ def test_mistakes_are_one_line(arguments, message, tmp_path, monkeypatch, capsys
     assert message in line
 
 
-def made_run(name, seed, filter="none", evaluated=None, validations=None, **values):
+def made_run(name, seed, filter="none", evaluated=None, validations=None, steps=8, **values):
     backbone = UViT(**SMALL, skip=SkipSettings(filter, s=1.0 if filter == "none" else 0.5))
-    model = SimpleNamespace(denoiser=SimpleNamespace(backbone=backbone), data={"seed": seed})
+    denoiser = SimpleNamespace(backbone=backbone)
+    model = SimpleNamespace(denoiser=denoiser, data={"seed": seed}, step=steps)
     return compare.Run(f"{name}_{seed}", model, None, values, evaluated or {}, validations or {})
 
 
@@ -146,6 +148,11 @@ def test_evaluations_that_measured_something_else_are_not_compared():
     compare.check_alike(runs[:2])
     with pytest.raises(ValueError, match="a_0 was evaluated with steps 15, b_0 with 25"):
         compare.check_alike(runs)
+
+
+def test_a_note_says_which_runs_have_other_lengths():
+    with pytest.warns(Note, match="a_0 has 8 steps, b_0 9"):
+        compare.check_alike([made_run("a", 0), made_run("b", 0, steps=9)])
 
 
 def test_runs_are_compared_in_a_table(trained, capsys, tmp_path):

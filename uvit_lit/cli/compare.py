@@ -10,7 +10,7 @@ for the last checkpoint as trained (below --results; of several, the one with mo
 whose names differ only in the number at the end, as a_0 and a_1, are one recipe with several seeds;
 runs of the same seed are paired. The table has the mean of the first recipe, and for each other the
 mean difference from it, the number of pairs and, with two or more, the 95 % interval of Student's
-t.
+t. A note says where their lengths differ.
 
 The third has the same columns and one row per validation: the loss after so many steps, of the runs
 that have it. --figure draws the learned gains, the losses and the KID.
@@ -31,7 +31,7 @@ from torch import Tensor
 
 from uvit_lit.cli.options import Parser, checked_input
 from uvit_lit.detail import estimate
-from uvit_lit.errors import InputError
+from uvit_lit.errors import InputError, note
 from uvit_lit.files import file_hash
 from uvit_lit.model import Model, load_model
 from uvit_lit.options import SkipOptions
@@ -154,7 +154,7 @@ def read_run(directory: Path, reports: Sequence[dict[str, Any]]) -> Run:
 
 
 def check_alike(runs: Sequence[Run]) -> None:
-    """Refuse evaluations that measured something else.
+    """Refuse evaluations that measured something else, and say which runs have other lengths.
 
     Raises:
         ValueError: If the evaluations of two runs were not made alike.
@@ -166,6 +166,12 @@ def check_alike(runs: Sequence[Run]) -> None:
                 raise InputError(
                     f"{first.name} was evaluated with {name} {there}, {run.name} with {here}"
                 )
+    for first, run in pairwise(runs):
+        if run.model.step != first.model.step:
+            note(
+                f"{first.name} has {first.model.step} steps, {run.name} {run.model.step}: the "
+                "second table compares their ends"
+            )
 
 
 def row_of(run: Run) -> list[str]:

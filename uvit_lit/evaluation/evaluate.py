@@ -53,30 +53,32 @@ class Evaluation:
         self.key: dict[str, Any] = {"metrics": sorted(self.metrics)}
         self.extract = self.reference = self.probe = None
         batch_size = generation.options.batch_size
+        if self.metrics != {"detail"}:  # a wrong name is refused before the data are loaded
+            self.extract = load_features(
+                options.features, generation.devices, options.inception_weights
+            )
         data = find_data(options, generation, self.metrics)
         pixels = None if data is None else split_pixels(data, options.split)
         self.spectrum = {}
         if "detail" in self.metrics and pixels is not None:
             self.spectrum = data_spectrum(pixels)
             self.key["reference"] = [options.data, options.data_root, options.split]
-        if self.metrics == {"detail"}:
+        if self.extract is None:
             return
         labelled = None
         if "classes" in self.metrics:
             assert data is not None
             labelled = labelled_images(data, names)
-        extract = load_features(options.features, generation.devices, options.inception_weights)
-        self.extract = extract
         self.key["features"] = options.features
         if self.metrics & DISTANCES:
-            self.reference, key = load_reference(options, extract, pixels, batch_size)
+            self.reference, key = load_reference(options, self.extract, pixels, batch_size)
             self.key["reference_sha256"] = key
             Distances(self.reference, self.metrics)  # refuses a reference that lacks something
             if options.save_stats is not None and generation.devices.is_main:
                 self.reference.write(options.save_stats)
         if labelled is not None:
             train, held_out, source = labelled
-            probe, key = load_probe(options, extract, train, held_out, batch_size)
+            probe, key = load_probe(options, self.extract, train, held_out, batch_size)
             self.probe, self.key["probe_sha256"] = probe, key
             asked = torch.isin(probe.labels, torch.tensor(generation.labels))
             samples = self._by_class(probe.right[asked], probe.labels[asked])
