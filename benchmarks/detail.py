@@ -9,7 +9,7 @@ model as trained, paired by seed, the share of samples that a linear probe puts 
 was asked for (each with its 95 % interval), precision, recall, the change of the power in the
 lowest and the highest quarter of the frequencies, and the processor's time per image relative to
 the model as trained. The real images are those of the test split. The figure draws the KID over the
-power added above 3/4 of Nyquist, a curve per method.
+power added above 3/4 of Nyquist, a curve per method (with --only, of these alone).
 
 --cfg takes the weights of guidance; a model that was trained with --model.cfg bears smaller ones.
 --guide names the weak model of autoguidance, which is left out without it. --table draws the figure
@@ -22,7 +22,7 @@ import argparse
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -69,6 +69,20 @@ class Way(NamedTuple):
 
     skips: dict[str, Any]
     around: Around | None = None
+
+
+class Point(NamedTuple):
+    """A setting in the figure, relative to the model as trained.
+
+    Attributes:
+        setting: As in the table.
+        power: Added above 3/4 of Nyquist, dB.
+        kid: Difference.
+    """
+
+    setting: str
+    power: float
+    kid: float
 
 
 class Row(NamedTuple):
@@ -288,15 +302,16 @@ def report(bench: Bench, chosen: dict[str, dict[str, Way]]) -> Iterator[str]:
 
 
 def read_report(
-    lines: Iterable[str], number: int = 1
-) -> tuple[dict[str, list[tuple[float, float]]], float]:
+    lines: Iterable[str], number: int = 1, only: Container[str] | None = None
+) -> tuple[dict[str, list[Point]], float]:
     """The arguments of ``plot`` from printed lines, among which others may stand.
 
     Args:
         lines: They hold at least one report.
         number: Which of the reports, from 1.
+        only: Names of the methods to take; None takes all.
     """
-    curves: dict[str, list[tuple[float, float]]] = {}
+    curves: dict[str, list[Point]] = {}
     lack = math.nan
     for line in lines:
         if LACK in line:
@@ -307,31 +322,45 @@ def read_report(
         row = dict(zip(HEADS, (cell.strip() for cell in line[1:].split("|")), strict=False))
         if re.match(r"[+-]\d", row.get("KID - none", "")) and HEADS[-1] in row:
             power, kid = (float(row[name].split()[0]) for name in (HEADS[-2], "KID - none"))
-            curves.setdefault(row["method"], []).append((power, kid))
+            if only is None or row["method"] in only:
+                curves.setdefault(row["method"], []).append(Point(row["setting"], power, kid))
     return curves, lack
 
 
-def plot(curves: dict[str, list[tuple[float, float]]], data: float) -> Figure:
-    """KID over the power added above 3/4 of Nyquist: a curve per method, which begins at none.
+def in_order(points: list[Point]) -> list[Point]:
+    """The settings of a method with the model as trained among them, in the order of its knob.
+
+    As trained is 1 for s, b and kappa; for other knobs, and for several, it is the first.
+    """
+    values = [re.fullmatch(r"(?:s|b|kappa) (\S+)", point.setting) for point in points]
+    none = Point("", 0.0, 0.0)
+    if not all(values):
+        return [none, *points]
+    numbers = [float(value[1]) for value in values if value]
+    return [p for _, p in sorted([(1.0, none), *zip(numbers, points, strict=True)])]
+
+
+def plot(curves: dict[str, list[Point]], data: float) -> Figure:
+    """KID over the power added above 3/4 of Nyquist: a curve per method.
 
     Args:
-        curves: Added power, dB, and difference of KID of each setting, by method.
+        curves: Settings by method.
         data: Power of the data less that of the model as trained, dB.
     """
     figure = Figure(figsize=(9.5, 5.5), layout="constrained")
     axes = figure.subplots()
     colors = colormaps["tab20" if len(curves) > 10 else "tab10"]
     for number, (method, points) in enumerate(curves.items()):
-        line = [(0.0, 0.0), *points]
-        if not method.startswith("cfg"):
-            line.sort()
+        line = [(point.power, point.kid) for point in in_order(points)]
         axes.plot(*zip(*line, strict=True), "o-", color=colors(number), label=method, ms=4)
     axes.axvline(data, color="0.6", linestyle="--")
-    axes.annotate("data", (data, 1), xycoords=("data", "axes fraction"), va="bottom", ha="center")
+    at_top = {"xycoords": ("data", "axes fraction"), "va": "bottom", "ha": "center"}
+    axes.annotate("real images", (data, 1), **at_top)
     axes.plot(0, 0, "k*", ms=12)
     axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
     axes.set_ylim(top=min(axes.get_ylim()[1], HIGHEST))
-    shown = [data, 0.0, *(x for points in curves.values() for x, kid in points if kid <= HIGHEST)]
+    every = (point for points in curves.values() for point in points)
+    shown = [data, 0.0, *(point.power for point in every if point.kid <= HIGHEST)]
     axes.set_xlim(min(shown) - 0.3, max(shown) + 0.3)
     axes.set_xlabel("power added above 3/4 of Nyquist, dB")
     axes.set_ylabel("KID less that of the model as trained (lower is better)")
@@ -384,7 +413,7 @@ def main() -> None:
                 bar.write(line)
                 bar.update(line.startswith("| ") and HEADS[0] not in line)
     if args.figure is not None:
-        save_figure(plot(*read_report(lines, args.report)), args.figure)
+        save_figure(plot(*read_report(lines, args.report, args.only)), args.figure)
 
 
 if __name__ == "__main__":
