@@ -123,6 +123,22 @@ class Model(Card, ModelHubMixin, library_name="uvit_lit"):
         named_skips, named_sampling = split_options(self.recommended, SkipOptions, SamplingOptions)
         return fill_in(skips, named_skips, keep), fill_in(sampling, named_sampling, keep)
 
+    def resolve_skips(self, options: SkipOptions) -> dict[str, Any]:
+        """Arguments of ``Denoiser.skips`` for some options; ``skips`` is always among them.
+
+        Raises:
+            ValueError: If a preset is not known, or is best and nothing is recommended.
+        """
+        options, _ = self.resolve(options, SamplingOptions())
+        settings = options.settings(self.denoiser.backbone.long_skips[-1].grid[0])
+        lists = any(
+            isinstance(value, list | tuple) and len(value) > 1
+            for name, value in settings.items()
+            if name not in ("t_range", "skips")
+        )
+        settings.setdefault("skips", "all" if lists else self.default_skips)
+        return settings
+
     @contextmanager
     def skips(self, options: SkipOptions | None = None, **changes: Any) -> Iterator[None]:
         """Sample with other settings of the long skips inside a ``with`` block.
@@ -139,15 +155,7 @@ class Model(Card, ModelHubMixin, library_name="uvit_lit"):
         Raises:
             ValueError: If a value is outside its range or a list has the wrong length.
         """
-        options = replace(options or SkipOptions(), **changes)
-        options, _ = self.resolve(options, SamplingOptions())
-        settings = options.settings(self.denoiser.backbone.long_skips[-1].grid[0])
-        lists = any(
-            isinstance(v, list | tuple) and len(v) > 1
-            for name, v in settings.items()
-            if name not in ("t_range", "skips")
-        )
-        settings.setdefault("skips", "all" if lists else self.default_skips)
+        settings = self.resolve_skips(replace(options or SkipOptions(), **changes))
         with self.denoiser.skips(**settings):
             yield
 

@@ -166,19 +166,15 @@ class Playground:
             return spectrum(data.train.take(index[:count], seed=0)[0])
         return None
 
-    def _settings(self, skips: SkipOptions) -> dict[str, Any]:
-        """The settings of some options, the long skips that they act on included."""
-        settings = skips.settings(self.tokens)
-        settings.setdefault("skips", "all" if _lists(settings) else self.model.default_skips)
-        return settings
-
     def _apart(self, skips: SkipOptions) -> list[SkipModulation]:
         """Long skips with the same settings as the model's, which may be at work meanwhile.
 
         Raises:
             ValueError: If the options do not fit the model.
         """
-        own = {k: v for k, v in self._settings(skips).items() if k not in ("t_range", "t_fade")}
+        own = self.model.resolve_skips(skips)
+        for name in ("t_range", "t_fade"):
+            own.pop(name, None)
         apart = [SkipModulation(**asdict(trained)) for trained in self.trained]
         override_skips(apart, **own)
         return apart
@@ -189,7 +185,7 @@ class Playground:
         Raises:
             ValueError: If the options do not fit the model, or a slider does not reach a value.
         """
-        settings = self._settings(skips)
+        settings = self.model.resolve_skips(skips)
         acting = self.model.choose_skips(settings["skips"])
         self._apart(skips)  # refuses what does not fit
         lists = _lists(settings)
