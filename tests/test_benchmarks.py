@@ -1,5 +1,6 @@
 """The benchmarks run; what they measure is not asserted."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -79,6 +80,18 @@ def test_a_race_trains_measures_and_draws(tmp_path, folder):
     assert tables[0] == tables[1]
     assert tables[0].count("| recipe | 0 |") == tables[0].count("| butterworth | 0 |") == 1
     assert (tmp_path / "race.png").exists()
+
+
+def test_the_curve_of_a_method_follows_its_knob():
+    """With the model as trained at s = 1; where there is no such number it comes first."""
+    path = ROOT / "benchmarks" / "detail.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_detail", path)
+    detail = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(detail)
+    one = [detail.Point(f"s {s:g}", power, 0.1) for s, power in ((1.5, -1.3), (0, 0.4), (0.5, 0.8))]
+    assert [p.setting for p in detail.in_order(one)] == ["s 0", "s 0.5", "", "s 1.5"]
+    two = [detail.Point(f"s {s:g}, b 1.1", 0.4, 0.1) for s in (0.8, 0.5)]
+    assert [p.setting for p in detail.in_order(two)] == ["", "s 0.8, b 1.1", "s 0.5, b 1.1"]
 
 
 @pytest.mark.slow
