@@ -22,7 +22,7 @@ import argparse
 import math
 import re
 import time
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -301,15 +301,12 @@ def report(bench: Bench, chosen: dict[str, dict[str, Way]]) -> Iterator[str]:
             yield "| " + " | ".join(cells(method, setting, bench.measure(way), none)) + " |"
 
 
-def read_report(
-    lines: Iterable[str], number: int = 1, only: Container[str] | None = None
-) -> tuple[dict[str, list[Point]], float]:
+def read_report(lines: Iterable[str], number: int = 1) -> tuple[dict[str, list[Point]], float]:
     """The arguments of ``plot`` from printed lines, among which others may stand.
 
     Args:
         lines: They hold at least one report.
         number: Which of the reports, from 1.
-        only: Names of the methods to take; None takes all.
     """
     curves: dict[str, list[Point]] = {}
     lack = math.nan
@@ -322,8 +319,7 @@ def read_report(
         row = dict(zip(HEADS, (cell.strip() for cell in line[1:].split("|")), strict=False))
         if re.match(r"[+-]\d", row.get("KID - none", "")) and HEADS[-1] in row:
             power, kid = (float(row[name].split()[0]) for name in (HEADS[-2], "KID - none"))
-            if only is None or row["method"] in only:
-                curves.setdefault(row["method"], []).append(Point(row["setting"], power, kid))
+            curves.setdefault(row["method"], []).append(Point(row["setting"], power, kid))
     return curves, lack
 
 
@@ -395,15 +391,17 @@ def main() -> None:
     parser.add_argument("--report", type=int, default=1, help="which one of the file (default: 1)")
     args = parser.parse_args()
 
+    def pick(known: dict[str, Any]) -> dict[str, Any]:
+        if unknown := set(args.only or ()) - known.keys():
+            parser.error(f"only is {', '.join(unknown)}; accepted: {', '.join(known)}")
+        return {name: known[name] for name in known if name in (args.only or known)}
+
     if args.table is not None:
         lines = args.table.read_text().splitlines()
     else:
         bench = Bench(args)
         guide = load_model(args.guide, bench.device).denoiser if args.guide else None
-        known = methods(bench.model, tuple(args.cfg), guide)
-        if unknown := set(args.only or known) - known.keys():
-            parser.error(f"only is {', '.join(unknown)}; accepted: {', '.join(known)}")
-        chosen = {name: known[name] for name in known if not args.only or name in args.only}
+        chosen = pick(methods(bench.model, tuple(args.cfg), guide))
         lines = []
         with progress(
             total=1 + sum(map(len, chosen.values())), desc="detail", unit="setting"
@@ -413,7 +411,8 @@ def main() -> None:
                 bar.write(line)
                 bar.update(line.startswith("| ") and HEADS[0] not in line)
     if args.figure is not None:
-        save_figure(plot(*read_report(lines, args.report, args.only)), args.figure)
+        curves, lack = read_report(lines, args.report)
+        save_figure(plot(pick(curves), lack), args.figure)
 
 
 if __name__ == "__main__":

@@ -79,12 +79,7 @@ def _claims(weights: Weights, path: Path) -> Iterator[tuple[str, Any, bool, str]
     for name in ("name", "root", "autoencoder"):
         value = data.get(name)
         yield f"data.{name}", value, fits(value, str | None), "a text"
-    yield (
-        "licence",
-        weights.licence,
-        weights.licence is None or fits(weights.licence, str),
-        "a text",
-    )
+    yield "licence", weights.licence, fits(weights.licence, str | None), "a text"
     yield "skips", weights.default_skips, fits(weights.default_skips, str), "a text"
     advice = weights.recommended
     yield "recommended", advice, is_recommendable(advice), f"of {', '.join(RECOMMENDABLE)}"
