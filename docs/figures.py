@@ -4,6 +4,7 @@ python docs/figures.py strip docs/images/strip.png
 python docs/figures.py poster docs/images/poster.png
 python docs/figures.py speed docs/images/speed.png
 python docs/figures.py race docs/images/race.png
+python docs/figures.py modulation docs/images/modulation.png
 
 The poster needs CIFAR-10 in data/cifar10-jpeg and the extra "metrics".
 """
@@ -156,7 +157,39 @@ def race() -> Figure:
     return figure
 
 
-FIGURES = {"strip": strip, "poster": poster, "speed": speed, "race": race}
+def modulation() -> Figure:
+    """Where a skip modulation acts: a diagram."""
+    figure = Figure(figsize=(8, 1.9), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlim=(0.2, 8), ylim=(0.2, 2))
+    axes.axis("off")
+    low, high = 0.5, 1.6
+    line = {"color": "0.3", "linewidth": 1, "zorder": 1}
+    arrow = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, **line}
+    axes.plot([1, 1, 6.2], [low, high, high], **line)
+    axes.annotate("", (6.2, low + 0.14), (6.2, high), arrowprops=arrow)
+    for end, start in ((2.07, 1), (3.66, 2.4), (5.96, 4.4), (7.05, 6.2)):
+        axes.annotate("", (end, low), (start, low), arrowprops=arrow, zorder=1)
+    for x, y, words, color in (
+        (1, low, "input\nblocks", "0.93"),
+        (2.4, low, "middle\nblocks", "0.93"),
+        (4.4, low, "backbone features\nscaled by b", "#cfe2f3"),
+        (3.6, high, "skip features:\nlow frequencies scaled by s", "#cfe2f3"),
+        (6.2, low, "join", "0.93"),
+        (7.4, low, "output\nblocks", "0.93"),
+    ):
+        box = {"facecolor": color, "edgecolor": "0.4", "boxstyle": "round,pad=0.4"}
+        axes.text(x, y, words, ha="center", va="center", bbox=box, zorder=2)
+    return figure
+
+
+FIGURES = {
+    "strip": strip,
+    "poster": poster,
+    "speed": speed,
+    "race": race,
+    "modulation": modulation,
+}
 """Figures by name."""
 
 
