@@ -125,8 +125,11 @@ class Trial:
 
 def different(one: Any, other: Any, place: str = "") -> str:
     """The first places at which two results differ."""
-    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        found = [different(one[k], other[k], f"{place}/{k}") for k in one if one[k] != other[k]]
+    if isinstance(one, dict) and isinstance(other, dict):
+        found = [f"{place}: lacks {key!r}" for key in one if key not in other]
+        found += [f"{place}: has {key!r} more" for key in other if key not in one]
+        both = [k for k in one if k in other and one[k] != other[k]]
+        found += [different(one[k], other[k], f"{place}/{k}") for k in both]
         return "; ".join(found[:3])
     if isinstance(one, tuple | list) and isinstance(other, tuple | list) and len(one) == len(other):
         pairs = enumerate(zip(one, other, strict=True))

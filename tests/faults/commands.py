@@ -97,6 +97,7 @@ def all_commands(inputs: Path) -> list[Command]:
         "data__batch_size": 4,
         "data__cache": "cache",
         "trainer__max_steps": STEPS,
+        "trainer__log_every_n_steps": 1,  # a run that is stopped logs its last step in any case
         "checkpoints__every_n_steps": 2,
         "checkpoints__keep_every_n_steps": 5,
         "skips__every_n_steps": 6,
