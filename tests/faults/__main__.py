@@ -96,7 +96,10 @@ class Trial:
             problem for end, allowed in ends if (problem := unclear(end, allowed | command.second))
         ]
         again = Process(directory, command.arguments(directory)).outcome()
-        if problem := unclear(again, {0} | command.second):
+        refused = (
+            {2} if fault == "two processes" and "has no checkpoint yet" in again.err else set()
+        )
+        if problem := unclear(again, {0} | command.second | refused):
             found.append(f"repeated: {problem}")
         own = command.result(directory)
         if command.name.startswith("train") and own is not None:

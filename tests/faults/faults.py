@@ -95,7 +95,8 @@ def read_only(case: Case) -> tuple[str, Ends]:
     folder.chmod(0o555)
     process = process or case.start(drop_privileges)
     outcome = process.outcome()
-    folder.chmod(0o755)
+    if folder.exists():  # a temporary one has its last name by now
+        folder.chmod(0o755)
     name = folder.relative_to(case.directory)
     return f"{name} after {moment:.2f} s", [(outcome, {0, 1})]
 

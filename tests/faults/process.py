@@ -40,7 +40,7 @@ class Process:
     def __init__(
         self, directory: Path, arguments: list[str], before: Callable[[], object] | None = None
     ) -> None:
-        pipes = os.pipe(), os.pipe()
+        pipes, (ready, begins) = (os.pipe(), os.pipe()), os.pipe()
         for _, end in pipes:
             fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, 2**20)  # read after the end
         sys.stdout.flush()
@@ -48,10 +48,12 @@ class Process:
         if self.pid == 0:
             for (_, end), number in zip(pipes, (1, 2), strict=True):
                 os.dup2(end, number)
-            _run(directory, arguments, before)
+            _run(directory, arguments, before, begins)
         self.ends = [end for end, _ in pipes]
-        for _, end in pipes:
+        for end in (*(end for _, end in pipes), begins):
             os.close(end)
+        os.read(ready, 1)  # no signal comes before the command begins
+        os.close(ready)
         self.descriptor = os.pidfd_open(self.pid)
         self.started = time.monotonic()
 
@@ -82,7 +84,9 @@ class Process:
         return Outcome(os.waitstatus_to_exitcode(status), *texts)
 
 
-def _run(directory: Path, arguments: list[str], before: Callable[[], object] | None) -> None:
+def _run(
+    directory: Path, arguments: list[str], before: Callable[[], object] | None, begins: int
+) -> None:
     """What the child does: the command, and what an interpreter does at its end."""
     status: object = 0
     try:
@@ -98,6 +102,7 @@ def _run(directory: Path, arguments: list[str], before: Callable[[], object] | N
         sys.argv = ["uvit-lit", *arguments]
         if before is not None:
             before()
+        os.close(begins)
         cli.main()
     except SystemExit as stopped:
         status = stopped.code
